@@ -1,0 +1,196 @@
+"""The simulator: event after event, each drawn from what the state allows.
+
+Taught in Part 2. A sentence is chosen from the general to the particular: kind of event, case,
+free arguments, paraphrase, pronoun or name, free words. The probability of the sentence is the
+product of these choices (the chain rule), which `probability.py` computes from the text alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llmcourse.data.tales.grammar import ASKING, Event
+from llmcourse.data.tales.rules import BODY, EFFECTS, RULES, Free
+from llmcourse.data.tales.rules.ending import ending_cases
+from llmcourse.data.tales.state import State
+from llmcourse.data.tales.world import VILLAGE, World
+
+
+@dataclass(frozen=True)
+class Story:
+    """A whole story, or the beginning of one.
+
+    log_probability: nats, of the text, hidden state summed out.
+    hidden: the truth behind a sampled story; empty for a parsed one.
+    joint_log_probability: nats, of text and hidden state together; None for a parsed one.
+    """
+
+    text: str
+    sentences: tuple[str, ...]
+    events: tuple[Event, ...]
+    state: State
+    log_probability: float
+    hidden: dict
+    joint_log_probability: float | None
+    world: World
+
+
+class Entry(NamedTuple):
+    """One kind of event that can come next."""
+
+    weight: float
+    kind: str
+    cases: list
+
+
+def menu(state: State) -> list[Entry]:
+    """The kinds of event that can come next, with weights and cases. Empty after an ending."""
+    if state.ended:
+        return []
+    if state.pending:
+        return [Entry(1.0, "reply", RULES["reply"](state)[1])]
+    phase = state.phase
+    if phase != "body":
+        return [Entry(1.0, phase, RULES[phase](state)[1])]
+    world = state.world
+    grammar = world.grammar
+    # Room for this event, its reply if it asks for one, and the longest ending: the bound on
+    # the length of a story is a condition on the state like any other.
+    room = world.max_bytes - state.bytes - grammar.longest_end - 1
+    left = world.max_sentences - state.n - 1
+    longest = grammar.longest
+    entries = []
+    if left > 0 and room > 0:
+        kinds = world.kinds
+        for kind in BODY:
+            if kinds is not None and kind not in kinds:
+                continue
+            need, steps = longest[kind], 1
+            if kind in ASKING:
+                need, steps = need + longest["reply"] + 1, 2
+            if need > room or steps > left:
+                continue
+            found = RULES[kind](state)
+            if found is not None and found[0] > 0.0:
+                entries.append(Entry(found[0], kind, found[1]))
+    found = RULES["end"](state)
+    if found is not None and found[0] > 0.0:
+        entries.append(Entry(found[0], "end", found[1]))
+    elif not entries:
+        entries.append(Entry(1.0, "end", ending_cases(state)))
+    return entries
+
+
+def pronoun_possible(state: State, subject: str, args: tuple[str, ...]) -> bool:
+    """May the subject of this sentence be a pronoun?"""
+    if subject == "one":
+        return state.topic == args[0]
+    return subject == "two" and state.pair == args[:2]
+
+
+def _pick(rng: random.Random, weighted: list, total: float):
+    target = rng.random() * total
+    for item in weighted:
+        target -= item[0]
+        if target < 0.0:
+            return item
+    return weighted[-1]
+
+
+def draw(state: State, rng: random.Random) -> tuple[Event, float]:
+    """Draw the next event; returns it and its probability given the state (and its beliefs)."""
+    entries = menu(state)
+    total = sum(e[0] for e in entries)
+    weight, _, cases = _pick(rng, entries, total)
+    probability = weight / total
+    total = sum(c[0] for c in cases)
+    weight, key, args = _pick(rng, cases, total)
+    probability *= weight / total
+    chosen: tuple[str, ...] = ()
+    for arg in args:
+        if isinstance(arg, Free):
+            options = arg.options(state, chosen)
+            probability /= len(options)
+            arg = options[int(rng.random() * len(options))]
+        chosen += (arg,)
+    world = state.world
+    grammar = world.grammar
+    templates = grammar.templates[key]
+    template = templates[int(rng.random() * len(templates))]
+    probability /= len(templates)
+    pronoun = False
+    if template.subject and pronoun_possible(state, template.subject, chosen):
+        pronoun = rng.random() < world.pronoun_rate
+        probability *= world.pronoun_rate if pronoun else 1.0 - world.pronoun_rate
+    words = []
+    for name in template.classes:
+        options = grammar.words[name]
+        probability /= len(options)
+        words.append(options[int(rng.random() * len(options))])
+    return Event(key, chosen, template.index, tuple(words), pronoun), probability
+
+
+def update(state: State, event: Event, sentence: str) -> None:
+    """Let an event happen."""
+    EFFECTS[event.key](state, event.args)
+    state.advance(event, sentence)
+
+
+def fix_hidden(state: State, rng: random.Random, hidden: dict) -> float:
+    """Draw the hidden variables that were just born; returns their log prior in nats."""
+    log_prior = 0.0
+    for variable in state.fresh:
+        prior = state.belief[variable]
+        (value, p) = rng.choices(list(prior.items()), weights=prior.values())[0]
+        hidden[variable] = value
+        log_prior += math.log(p)
+        state.belief[variable] = {v: float(v == value) for v in prior}
+    state.fresh.clear()
+    return log_prior
+
+
+def simulate(rng: random.Random, world: World = VILLAGE) -> Iterator[tuple[Event, str, float, dict]]:
+    """A story as it happens: (event, sentence, joint log-probability so far, hidden truth)."""
+    state, hidden, total = State(world), {}, 0.0
+    while not state.ended:
+        event, probability = draw(state, rng)
+        sentence = world.grammar.render(event)
+        update(state, event, sentence)
+        total += math.log(probability)
+        if state.fresh:
+            total += fix_hidden(state, rng, hidden)
+        yield event, sentence, total, hidden
+
+
+def sample_text(rng: random.Random, world: World = VILLAGE) -> str:
+    """One story's text."""
+    return " ".join(sentence for _, sentence, _, _ in simulate(rng, world))
+
+
+def sample_story(seed: int, world: World = VILLAGE) -> Story:
+    """The story of this seed, with its events, truth and exact log-probability."""
+    from llmcourse.data.tales.score import score_events
+
+    steps = list(simulate(random.Random(f"tale {seed}"), world))
+    events = tuple(step[0] for step in steps)
+    sentences = tuple(step[1] for step in steps)
+    log_probabilities, state = score_events(events, world)
+    return Story(
+        " ".join(sentences), sentences, events, state, math.fsum(log_probabilities),
+        dict(steps[-1][3]), steps[-1][2], world,
+    )  # fmt: skip
+
+
+def sample_stories(n: int, seed: int = 0, world: World = VILLAGE) -> list[str]:
+    """n story texts, the same as `sample_story(seed + i).text` would not be: one stream, fast.
+
+    Raises ValueError if n is negative.
+    """
+    if n < 0:
+        raise ValueError(f"n is {n}; the number of stories cannot be negative")
+    rng = random.Random(f"tales {seed}")
+    return [sample_text(rng, world) for _ in range(n)]

@@ -1,0 +1,22 @@
+"""The errors that are about the world rather than about an argument.
+
+A bad argument is a `ValueError` wherever it happens. What can go wrong although every argument is
+right (no network, a damaged file, an empty corpus) has a class of its own here, so that the command
+line can show one plain line instead of a traceback and a program can catch exactly what it means.
+"""
+
+
+class CourseError(Exception):
+    """Base class: the message is written for the person who reads it."""
+
+
+class OfflineError(CourseError):
+    """Something needs the network and there is none; the message names the offline choices."""
+
+
+class CorpusError(CourseError):
+    """A corpus is empty, unreadable or not what its checksum says."""
+
+
+class CheckpointError(CourseError):
+    """A checkpoint is missing, truncated, damaged or does not fit the model it is loaded into."""

@@ -1,0 +1,71 @@
+"""Drawing an exercise's inputs: every case has a name, and its name is its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Draw:
+    """A source of random arguments that never touches the global generators."""
+
+    def __init__(self, name: str) -> None:
+        self._random = random.Random(name)  # a string seeds through SHA-512: the same everywhere
+        self._torch = torch.Generator().manual_seed(self._random.getrandbits(48))
+
+    def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
+        """float64, mean 0, standard deviation `scale`."""
+        return scale * torch.randn(*shape, generator=self._torch, dtype=torch.float64)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """float64 in [low, high)."""
+        sample = torch.rand(*shape, generator=self._torch, dtype=torch.float64)
+        return low + (high - low) * sample
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """int64 from low to high, both included."""
+        return torch.randint(low, high + 1, shape, generator=self._torch)
+
+    def integer(self, low: int, high: int) -> int:
+        return self._random.randint(low, high)
+
+    def number(self, low: float, high: float) -> float:
+        # Few digits, so that a message shows the number that was used.
+        return round(self._random.uniform(low, high), 3)
+
+    def pick(self, choices: Sequence[T]) -> T:
+        return self._random.choice(choices)
+
+    def distinct(self, count: int, low: int, high: int) -> list[int]:
+        """`count` different whole numbers from low to high, both included, in random order."""
+        return self._random.sample(range(low, high + 1), count)
+
+    def map(self, width: int) -> Callable[[Tensor], Tensor]:
+        """A fixed smooth function (..., width) -> (..., width), unlike any other drawn."""
+        weight = self.normal(width, width)
+        bias = self.normal(width)
+
+        def function(x: Tensor) -> Tensor:
+            return torch.tanh(x @ weight + bias)
+
+        return function
+
+    def scores(self, vocabulary: int) -> Callable[[Tensor], Tensor]:
+        """A fixed stand-in for a language model: ids (B, T) -> logits (B, T, vocabulary).
+
+        The logits at a position depend on all ids up to it and on no later one.
+        """
+        table = self.normal(vocabulary, vocabulary)
+        turn = self.normal(vocabulary, vocabulary)
+
+        def function(ids: Tensor) -> Tensor:
+            state = torch.sin(3.0 * table[ids].cumsum(dim=1))  # (B, T, V)
+            return state @ turn + 2.0 * turn[ids]  # (B, T, V)
+
+        return function

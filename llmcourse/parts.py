@@ -1,0 +1,340 @@
+"""The course map: ten parts, what each asks, and where it lives. Needs nothing but Python.
+
+`where(name)` finds a name or a concept in the package without importing any of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcourse.papers import PAPERS, Paper
+from llmcourse.sources import Definition, definitions
+
+
+@dataclass(frozen=True)
+class Part:
+    """One chapter. Paths are relative to the course's root."""
+
+    number: int  # 1 to 10
+    slug: str  # as in the notebook's file name
+    title: str
+    question: str  # the one question it answers
+    modules: tuple[str, ...] = ()  # dotted names; a package stands for everything in it
+    topics: tuple[str, ...] = ()  # what it teaches, as a reader would type it
+    papers: tuple[Paper, ...] = ()
+    ready: bool = False  # written, tested and in this edition
+
+    @property
+    def notebook(self) -> str:
+        return f"notebooks/part{self.number:02d}_{self.slug}.ipynb"
+
+    @property
+    def exercises(self) -> str:
+        return f"exercises/part{self.number:02d}.ipynb"
+
+    @property
+    def solutions(self) -> str:
+        return f"solutions/part{self.number:02d}.ipynb"
+
+    def __str__(self) -> str:
+        return f"Part {self.number}: {self.title}"
+
+
+def _papers(*keys: str) -> tuple[Paper, ...]:
+    return tuple(PAPERS[key] for key in keys)
+
+
+PARTS: tuple[Part, ...] = (
+    Part(
+        number=1,
+        slug="transformer_core",
+        title="The transformer, from first principles",
+        question="How does a stack of matrix products let every word look at every earlier one?",
+        modules=("llmcourse.model",),
+        topics=("attention", "multi-head attention", "layer norm", "positions", "residual"),
+        papers=_papers(
+            "1706.03762",
+            "1606.08415",
+            "1607.06450",
+            "1512.03385",
+            "1207.0580",
+            "2002.04745",
+            "1608.05859",
+            "gpt2",
+        ),
+        ready=True,
+    ),
+    Part(
+        number=2,
+        slug="tiny_llm",
+        title="A tiny language model",
+        question="How close to the best possible loss does a model trained here and now come?",
+        modules=(
+            "llmcourse.tokenizers",
+            "llmcourse.data",
+            "llmcourse.train",
+            "llmcourse.generate",
+            "llmcourse.evaluate",
+        ),
+        topics=("bytes", "batches", "cross-entropy", "training loop", "sampling", "checkpoint"),
+        papers=_papers(
+            "1412.6980",
+            "1711.05101",
+            "1608.03983",
+            "1211.5063",
+            "1805.04833",
+            "1904.09751",
+            "2407.01082",
+            "1909.05858",
+            "2105.13626",
+            "2305.07759",
+            "shannon",
+        ),
+        ready=True,
+    ),
+    Part(
+        number=3,
+        slug="modern_architecture",
+        title="The modern architecture",
+        question="What changed between GPT-2 and today's models, and which change pays for what?",
+        topics=(
+            "rope",
+            "rmsnorm",
+            "swiglu",
+            "gqa",
+            "mqa",
+            "mla",
+            "kv cache",
+            "sliding window",
+            "attention sinks",
+            "flash attention",
+            "paged cache",
+            "speculative decoding",
+        ),
+        papers=_papers(
+            "1910.07467",
+            "2104.09864",
+            "2002.05202",
+            "1911.02150",
+            "2305.13245",
+            "2310.06825",
+            "2309.17453",
+            "2205.14135",
+        ),
+    ),
+    Part(
+        number=4,
+        slug="scaling_up",
+        title="Scaling up",
+        question="How does the same loop train a hundred times more, and survive being killed?",
+        topics=(
+            "bpe",
+            "byte-pair encoding",
+            "mixed precision",
+            "gradient accumulation",
+            "muon",
+            "resume",
+            "tracking",
+            "distributed",
+            "ddp",
+            "fsdp",
+            "scaling laws",
+            "arithmetic",
+        ),
+        papers=_papers("1508.07909", "1710.03740", "2001.08361", "2203.15556"),
+    ),
+    Part(
+        number=5,
+        slug="mixture_of_experts",
+        title="Mixture of experts",
+        question="Can a model know more without working more on each token?",
+        topics=("moe", "mixture of experts", "router", "load balancing", "expert capacity"),
+        papers=_papers("1701.06538", "2101.03961", "2401.04088", "2401.06066", "2405.04434"),
+    ),
+    Part(
+        number=6,
+        slug="supervised_fine_tuning",
+        title="Supervised fine-tuning",
+        question="How does a model that continues text become one that answers?",
+        topics=("sft", "fine-tuning", "chat template", "lora", "dora", "curriculum", "chat"),
+        papers=_papers("2109.01652", "2203.02155", "2106.09685"),
+    ),
+    Part(
+        number=7,
+        slug="reward_modelling",
+        title="Reward modelling",
+        question="Can a preference between two texts become a number to climb?",
+        topics=("reward model", "preferences", "bradley-terry"),
+        papers=_papers("1706.03741", "2009.01325", "2210.10760", "bradley-terry"),
+    ),
+    Part(
+        number=8,
+        slug="rlhf_ppo",
+        title="RLHF with PPO",
+        question="What does each term of the objective prevent?",
+        topics=("ppo", "gae", "rlhf", "kl penalty", "dpo", "rollout"),
+        papers=_papers("1707.06347", "1506.02438", "1909.08593", "2305.18290", "2403.17031"),
+    ),
+    Part(
+        number=9,
+        slug="rlhf_grpo",
+        title="GRPO and verifiable rewards",
+        question="How much can a model learn from nothing but right and wrong?",
+        topics=("grpo", "dapo", "verifiable rewards", "group-relative advantage"),
+        papers=_papers("2402.03300", "2501.12948", "2503.20783", "2503.14476"),
+    ),
+    Part(
+        number=10,
+        slug="concept_models",
+        title="Concept models",
+        question="What if the unit of prediction were a thought and not a token?",
+        topics=(
+            "concept model",
+            "lcm",
+            "latent thoughts",
+            "hyperbolic",
+            "poincare",
+            "wordpiece",
+            "unigram",
+            "byte patches",
+        ),
+        papers=_papers("2412.08821", "2412.06769", "1705.08039", "2412.09871"),
+    ),
+)
+
+# What a reader calls it -> what the package calls it.
+CONCEPTS: dict[str, tuple[str, ...]] = {
+    "attention": ("attend", "SelfAttention", "attention_weights"),
+    "self-attention": ("SelfAttention", "attend"),
+    "scaled dot-product attention": ("attend", "attention_weights"),
+    "multi-head attention": ("SelfAttention", "split_heads", "merge_heads"),
+    "heads": ("SelfAttention", "split_heads", "merge_heads"),
+    "mask": ("causal_mask", "padding_mask"),
+    "positions": ("sinusoidal_positions", "LearnedPositions"),
+    "position encoding": ("sinusoidal_positions", "LearnedPositions"),
+    "layer norm": ("LayerNorm", "layer_norm"),
+    "norm": ("LayerNorm", "layer_norm"),
+    "activation": ("gelu", "gelu_tanh", "relu"),
+    "mlp": ("FeedForward",),
+    "ffn": ("FeedForward",),
+    "residual": ("Block",),
+    "pre-norm": ("Block",),
+    "weight tying": ("Transformer",),
+    "gpt-2": ("PRESETS", "ModelConfig"),
+    "parameters": ("summary",),
+    "flops": ("summary",),
+    "bytes": ("ByteTokenizer",),
+    "characters": ("CharacterTokenizer",),
+    "tokenizer": ("ByteTokenizer", "CharacterTokenizer", "Tokenizer"),
+    "corpus": ("load_corpus", "Corpus"),
+    "batches": ("sliding_window", "document_aligned", "windows"),
+    "loss": ("cross_entropy", "perplexity", "bits_per_byte"),
+    "schedule": ("warmup_cosine",),
+    "warm-up": ("warmup_cosine",),
+    "cosine": ("warmup_cosine",),
+    "training loop": ("training_steps", "train"),
+    "loop": ("training_steps", "train"),
+    "clipping": ("training_steps",),
+    "temperature": ("scale_temperature", "Sampling"),
+    "top-k": ("keep_top_k",),
+    "top-p": ("keep_top_p",),
+    "nucleus": ("keep_top_p",),
+    "min-p": ("keep_min_p",),
+    "repetition penalty": ("penalise_repetition",),
+    "greedy": ("Sampling",),
+    "sampling": ("Sampling", "next_token_probabilities", "sample_token"),
+    "decoding": ("generate", "generate_text"),
+    "entropy floor": ("log_probability",),
+    "floor": ("log_probability",),
+}
+
+
+# What a module's own source line would get wrong: a file of several ideas cites one of them first.
+SOURCES: dict[str, str | None] = {
+    "Linear": None,
+    "Embedding": None,
+    "relu": None,
+    "Dropout": "1207.0580",
+    "Sampling": None,
+    "scale_temperature": None,
+    "keep_top_p": "1904.09751",
+    "keep_min_p": "2407.01082",
+    "penalise_repetition": "1909.05858",
+    "next_token_probabilities": None,
+    "sample_token": None,
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a name is defined, which part teaches it and where it comes from."""
+
+    name: str
+    file: Path
+    line: int  # counted from 1
+    kind: str  # "function", "class", "constant" or "module"
+    part: Part | None  # None for the tools around the course
+    paper: Paper | None
+
+
+def part_of(module: str) -> Part | None:
+    """The part that teaches a module, by its dotted name: the longest match wins."""
+    best: tuple[int, Part | None] = (0, None)
+    for part in PARTS:
+        for known in part.modules:
+            if (module == known or module.startswith(known + ".")) and len(known) > best[0]:
+                best = (len(known), part)
+    return best[1]
+
+
+def where(name: str) -> list[Location]:
+    """Find a function, class, constant, module or concept; an empty list if there is none.
+
+    Case, spaces, hyphens and underscores do not matter. A concept ("top-p", "flops") gives the
+    definitions that carry it. What a part teaches comes before the tools around the course.
+
+    Raises:
+        ValueError: `name` is empty.
+    """
+    key = _plain(name)
+    if not key:
+        raise ValueError("name is empty; say what to look for, for example: attend")
+    alike = [found for found in definitions() if _plain(found.name) == key]
+    # First what was typed letter by letter, then the concept's definitions, then near spellings.
+    typed = [found for found in alike if found.name == name.strip() and found.kind != "module"]
+    targets = next((names for alias, names in CONCEPTS.items() if _plain(alias) == key), ())
+    concept = [found for target in targets for found in definitions() if found.name == target]
+    ordered = [_locate(found) for found in dict.fromkeys([*typed, *concept, *alike])]
+    return sorted(ordered, key=lambda location: location.part is None)
+
+
+def nearest(name: str, n: int = 3) -> list[str]:
+    """Up to `n` known names that resemble `name`, best first."""
+    known = {_plain(found.name): found.name for found in definitions()}
+    known |= {_plain(alias): alias for alias in CONCEPTS}
+    close = difflib.get_close_matches(_plain(name), list(known), n=n, cutoff=0.7)
+    return [known[key] for key in close]
+
+
+def planned(name: str) -> Part | None:
+    """The part that will teach a topic and is not in this edition yet, if there is one."""
+    for part in PARTS:
+        if not part.ready and _plain(name) in {_plain(topic) for topic in part.topics}:
+            return part
+    return None
+
+
+def _locate(found: Definition) -> Location:
+    if found.name in SOURCES:
+        source = SOURCES[found.name]
+    else:
+        source = next(iter(found.cites or found.header_cites), None)
+    paper = PAPERS.get(source) if source else None
+    return Location(found.name, found.file, found.line, found.kind, part_of(found.module), paper)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-./]+", "", name).casefold()

@@ -1,0 +1,85 @@
+"""Which parameters get which update, and how large a gradient may be.
+
+Taught in Part 2. AdamW: Loshchilov and Hutter 2019, arXiv 1711.05101; clipping by the global norm:
+Pascanu et al. 2013, arXiv 1211.5063. Muon has a file of its own, `llmcourse.train.muon`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llmcourse.train.muon import Muon
+
+if TYPE_CHECKING:
+    from llmcourse.train.loop import TrainConfig
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a run: AdamW for everything, or Muon for the blocks and AdamW for the rest.
+
+    Muon is meant for matrices that map a hidden state to a hidden state. Tables that are looked up
+    (embeddings, positions, the output head) and vectors stay with AdamW.
+    """
+    adam = {"betas": (config.beta1, config.beta2), "fused": True}
+    if config.optimizer == "adamw":
+        groups = decay_groups(model.parameters(), config.weight_decay)
+        return [torch.optim.AdamW(groups, lr=config.learning_rate, **adam)]
+    hidden = [p for p in hidden_matrices(model) if p.requires_grad]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    groups = decay_groups(rest, config.weight_decay)
+    return [
+        Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
+        torch.optim.AdamW(groups, lr=config.learning_rate, **adam),
+    ]
+
+
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
+    """The matrices inside the blocks of a model, in order."""
+    return [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+
+
+def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict]:
+    """Two parameter groups: matrices decay, vectors (biases, norm scales) do not.
+
+    Decay pulls a weight towards zero. For a matrix that is a preference for simple functions; for a
+    norm's scale or a bias it would only distort the size of what flows through.
+    """
+    trainable = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint norm is at most `max_norm`.
+
+    One factor for all keeps the direction of the step; clipping each number by itself would not.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        max_norm: the largest norm allowed; infinity only measures.
+
+    Returns:
+        The norm before clipping: the number to plot.
+
+    Raises:
+        ValueError: max_norm is not positive.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm={max_norm} must be greater than 0 (infinity never clips)")
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norms = torch.stack([gradient.norm() for gradient in gradients])  # (number of tensors,)
+    total = float(norms.norm())
+    if total > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / total)
+    return total

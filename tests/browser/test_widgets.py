@@ -1,0 +1,155 @@
+"""The three widgets in the real JupyterLab, on a small notebook made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.browser
+
+SETUP = """\
+import torch, matplotlib.pyplot as plt
+from IPython.display import display
+from llmcourse import show
+from llmcourse.model import ModelConfig, Transformer
+from llmcourse.tokenizers import ByteTokenizer
+from llmcourse.train import TrainConfig, training_steps
+from llmcourse.data.batches import sliding_window
+
+torch.manual_seed(0)
+tokenizer = ByteTokenizer()
+text = "The cat sleeps in the basket. The dog sleeps by the door. " * 40
+tokens = torch.tensor(tokenizer.encode(text))
+config = ModelConfig(
+    vocab_size=256, context_length=48, n_layers=2, n_heads=4, d_model=32, dropout=0.0
+)
+model = Transformer(config, generator=torch.Generator().manual_seed(0))"""
+
+LIVE = """\
+live = show.LiveCurve(60, floor=0.0)
+display(live)
+batches = sliding_window(tokens, 48, 8, torch.Generator().manual_seed(1))
+settings = TrainConfig(steps=60, learning_rate=1e-2, warmup_steps=5)
+for record in training_steps(model, batches, settings):
+    live.update(record)"""
+
+EXPLORER = """\
+explorer = show.attention_explorer(model, tokenizer, "The cat sleeps by the door.")
+explorer"""
+
+PLAYGROUND = """\
+playground = show.sampling_playground(model, tokenizer, "The dog ", length=40)
+playground"""
+
+STATIC = """\
+playground.static()
+plt.show()"""
+
+
+@pytest.fixture(scope="module")
+def scratch(course):
+    """A notebook that trains a toy and shows all three widgets; its path inside the course."""
+    sources = (SETUP, LIVE, EXPLORER, PLAYGROUND, STATIC)
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    return notebook_of(course, "scratch.ipynb", cells)
+
+
+@pytest.fixture(scope="module")
+def page(course, browser, scratch):
+    opened = course.open(browser, scratch)
+    opened.cells_run = opened.run_all()
+    yield opened
+    opened.close()
+
+
+def the(views: list[str], sign: str) -> str:
+    """The one view that contains `sign`."""
+    [found] = [view for view in views if sign in view]
+    return found
+
+
+def test_every_cell_ran_and_said_only_what_is_stable(page):
+    assert [cell["count"] for cell in page.cells_run] == [1, 2, 3, 4, 5]
+    plain = [
+        output["data"]["text/plain"]
+        for cell in page.cells_run[1:4]
+        for output in cell["outputs"]
+        if "data" in output
+    ]
+    assert ["".join(text) for text in plain] == [
+        "LiveCurve(60 steps)",
+        "AttentionExplorer(2 layers, 4 heads)",
+        "SamplingPlayground(256 tokens)",
+    ]
+    assert page.page.locator(".jp-RenderedImage img").count() == 1  # the static figure
+
+
+def test_live_curve_ends_complete(page):
+    view = the(page.views(), "progressbar")
+    assert 'aria-valuenow="60"' in view and "60 / 60" in view
+
+
+def test_query_slider_moves_the_attention(page, tmp_path: Path):
+    before = page.views()
+    assert "position 26 looks" in the(before, "looks mostly at")
+    page.press("query position", "ArrowLeft", times=3)
+    after = page.wait_for_change(before)
+    page.page.wait_for_function(
+        "() => document.body.innerText.includes('position 23 looks')", timeout=20_000
+    )
+    assert the(after, "can be sampled") == the(
+        before, "can be sampled"
+    )  # the other widget is still
+    page.screenshot(tmp_path / "explorer.png")
+    assert (tmp_path / "explorer.png").stat().st_size > 10_000
+
+
+def test_temperature_slider_reshapes_bars_and_text(page, tmp_path: Path):
+    before = page.views()
+    page.press("temperature", "ArrowRight", times=10)
+    after = page.wait_for_change(before)
+    assert the(after, "can be sampled") != the(before, "can be sampled")
+    assert the(after, "looks mostly at") == the(before, "looks mostly at")
+    page.press("top-k (0: off)", "ArrowRight", times=3)
+    page.page.wait_for_function(
+        "() => document.body.innerText.includes('3 of 256 tokens can be sampled')", timeout=20_000
+    )
+    page.screenshot(tmp_path / "playground.png")
+
+
+def notebook_of(course, name: str, cells: list) -> str:
+    """Write a notebook into the course and return its path there."""
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
+    nbformat.write(notebook, course.folder / name)
+    return name
+
+
+def test_an_error_in_a_cell_is_not_overlooked(course, browser):
+    """Otherwise every test that runs a notebook here would pass whatever happened."""
+    cells = [nbformat.v4.new_code_cell(source) for source in ("1 + 1", "1 / 0", "3")]
+    opened = course.open(browser, notebook_of(course, "broken.ipynb", cells))
+    try:
+        with pytest.raises(pytest.fail.Exception, match=r"(?s)broken.ipynb, code cell 1.*1 / 0"):
+            opened.run_all()
+    finally:
+        opened.close()
+
+
+def test_an_error_that_is_meant_is_allowed(course, browser):
+    meant = nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]})
+    cells = [meant, nbformat.v4.new_code_cell("2")]
+    opened = course.open(browser, notebook_of(course, "meant.ipynb", cells))
+    try:
+        first, second = opened.run_all()
+        assert first["outputs"][0]["ename"] == "ZeroDivisionError" and second["count"] == 2
+    finally:
+        opened.close()
+
+
+def test_a_figure_is_not_taken_for_a_widget(page):
+    """The helper sees three views, and none of them is the static figure."""
+    assert len(page.views()) == 3

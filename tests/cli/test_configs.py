@@ -1,0 +1,62 @@
+"""The configs that come with the course: they load, and they state every choice."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmcourse.cli.options import as_dict, read_options
+from llmcourse.cli.train import TrainRun
+from llmcourse.model import ModelConfig, Transformer
+from llmcourse.train import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+VOCABULARY = {"sliding": 256, "documents": 257}
+
+
+def load(path: Path) -> TrainRun:
+    return read_options(TrainRun, ["--config", str(path)], "train", config_file=True)
+
+
+def parameters(config: ModelConfig) -> int:
+    return sum(p.numel() for p in Transformer(config).parameters())
+
+
+def test_they_are_there():
+    assert {path.name for path in CONFIGS} >= {"showcase.yaml", "tales.yaml"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_states_every_choice(path: Path):
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    top = {field.name for field in dataclasses.fields(TrainRun)}
+    optional = set() if data["corpus"] == "tales" else {"tales"}
+    assert data.keys() | optional == top
+    assert data["model"].keys() == {f.name for f in dataclasses.fields(ModelConfig)} | {"preset"}
+    assert data["training"].keys() == {f.name for f in dataclasses.fields(TrainConfig)}
+    run = load(path)
+    assert as_dict(run)["training"] == data["training"]
+    # What is stated is what is built: no default steps in.
+    built = run.model_config(VOCABULARY[run.batching]).to_dict()
+    assert built == {key: value for key, value in data["model"].items() if key != "preset"}
+
+
+def test_the_showcase_has_its_exact_size():
+    run = load(ROOT / "configs/showcase.yaml")
+    config = run.model_config(256)
+    shape = (config.n_layers, config.d_model, config.n_heads, config.context_length)
+    assert shape == (4, 128, 8, 256)
+    assert config.tie_embeddings
+    assert not config.attention_bias
+    assert parameters(config) == 856_832
+    assert run.corpus == "docs"
+
+
+def test_the_tales_model_stays_within_its_size():
+    run = load(ROOT / "configs/tales.yaml")
+    assert parameters(run.model_config(257)) <= 1_500_000
+    assert (run.corpus, run.batching) == ("tales", "documents")

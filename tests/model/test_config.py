@@ -1,0 +1,137 @@
+"""The config: presets as published, and every impossible value refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.config import CHOICES, PRESETS
+
+SMALL = {"vocab_size": 11, "context_length": 8, "n_layers": 2, "n_heads": 2, "d_model": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Counted from OpenAI's own checkpoints.
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("showcase", 856_832),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name, parameters):
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.preset(name))
+    assert model.n_parameters() == parameters
+    assert model.summary().total_parameters == parameters
+
+
+def test_the_showcase_is_what_it_is_said_to_be():
+    config = ModelConfig.preset("showcase")
+    assert (config.n_layers, config.d_model, config.n_heads) == (4, 128, 8)
+    assert (config.vocab_size, config.context_length) == (256, 256)
+    assert config.tie_embeddings and not config.attention_bias
+    # By hand: embedding, positions, and per block 4 C C + 8 C C + 5 C biases + 4 C of two norms.
+    c = 128
+    assert 256 * c + 256 * c + 4 * (12 * c * c + 5 * c + 4 * c) + 2 * c == 856_832
+
+
+def test_the_tales_preset_stays_within_its_budget():
+    assert ModelConfig.preset("tales").vocab_size == 257
+    with torch.device("meta"):
+        assert Transformer(ModelConfig.preset("tales")).n_parameters() <= 1_500_000
+
+
+def test_every_preset_can_be_changed_and_written_down():
+    for name in PRESETS:
+        config = ModelConfig.preset(name, dropout=0.25, context_length=17)
+        assert (config.dropout, config.context_length) == (0.25, 17)
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert ModelConfig.preset("gpt2").dropout == 0.0, "the preset itself was changed"
+
+
+def test_derived_widths():
+    config = ModelConfig(**SMALL)
+    assert (config.d_ff, config.d_head) == (16, 2)
+    assert ModelConfig(**SMALL, d_ff=7).d_ff == 7
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig(**SMALL).n_heads = 3
+
+
+@pytest.mark.parametrize(
+    "field", ["vocab_size", "context_length", "n_layers", "n_heads", "d_model"]
+)
+@pytest.mark.parametrize("value", [0, -1, 2.0, "4", None, True])
+def test_sizes_are_whole_numbers(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value!r} must be a whole number of at least 1"):
+        ModelConfig(**SMALL | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_ff": 0}, r"d_ff=0 must be a whole number"),
+        ({"n_heads": 3}, r"n_heads=3 does not divide d_model=4; .*for example n_heads=2"),
+        ({"n_heads": 7, "d_model": 12}, r"n_heads=7 does not divide d_model=12; .*n_heads=6"),
+        ({"n_heads": 16}, r"n_heads=16 does not divide d_model=4; .*n_heads=4"),
+        (
+            {"positions": "sinusoidal", "d_model": 5, "n_heads": 1},
+            r"d_model=5 is odd; .*example d_model=6",
+        ),
+        ({"positions": "rope"}, r"positions='rope' is unknown; choose one of \['learned', 'sin"),
+        ({"norm": "batch"}, r"norm='batch' is unknown; choose one of \['layer', 'none'\]"),
+        ({"norm_placement": "mid"}, r"norm_placement='mid' is unknown; .*'pre', 'post'"),
+        ({"activation": "swish"}, r"activation='swish' is unknown; choose one of \['gelu'"),
+        ({"attention": "flash"}, r"attention='flash' is unknown; choose one of \['auto'"),
+        ({"dropout": 1.0}, r"dropout=1.0 is not a probability in \[0, 1\)"),
+        ({"dropout": -0.1}, r"dropout=-0.1 is not a probability"),
+        ({"dropout": float("nan")}, r"dropout=nan is not a probability"),
+        ({"norm_eps": 0.0}, r"norm_eps=0.0 must be a number greater than 0"),
+        ({"init_std": -1.0}, r"init_std=-1.0 must be a number greater than 0"),
+        ({"init_std": float("inf")}, r"init_std=inf must be a number greater than 0"),
+        ({"norm_eps": float("nan")}, r"norm_eps=nan must be a number greater than 0"),
+        ({"tie_embeddings": "no"}, r"tie_embeddings='no' must be True or False"),
+        ({"residual": 1}, r"residual=1 must be True or False"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**SMALL | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("gpt-2", "did you mean 'gpt2'"), ("showcas", "'showcase'"), ("zzz", "known: gpt2, gpt2-m")],
+)
+def test_an_unknown_preset_names_the_nearest(name, hint):
+    with pytest.raises(ValueError, match=f"unknown preset '{name}'; .*{hint}"):
+        ModelConfig.preset(name)
+
+
+def test_an_unknown_field_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no field 'n_head'; did you mean 'n_heads'\?"):
+        ModelConfig.from_dict(SMALL | {"n_head": 2})
+    with pytest.raises(ValueError, match=r"no field 'droput'; did you mean 'dropout'\?"):
+        ModelConfig.preset("gpt2", droput=0.1)
+
+
+def test_missing_fields_are_named():
+    with pytest.raises(ValueError, match="needs a value for n_heads, d_model"):
+        ModelConfig.from_dict({"vocab_size": 5, "context_length": 5, "n_layers": 1})
+
+
+def test_every_choice_builds_a_model_that_runs():
+    ids = torch.tensor([[1, 2, 3]])
+    for name, allowed in CHOICES.items():
+        for value in allowed:
+            model = Transformer(ModelConfig(**SMALL | {name: value}))
+            assert model(ids).shape == (1, 3, 11) and model(ids).isfinite().all(), (name, value)

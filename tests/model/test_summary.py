@@ -1,0 +1,143 @@
+"""The accounting against the built model, torch's FLOP counter and autograd's own memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.summary import summary
+from llmcourse.train.losses import cross_entropy
+
+SIZES = {"vocab_size": 67, "context_length": 48, "n_layers": 3, "n_heads": 4, "d_model": 32}
+VARIANTS = [
+    {},
+    {"tie_embeddings": False, "d_ff": 50},
+    {"attention_bias": False},
+    {"feed_forward_bias": False, "positions": "sinusoidal", "activation": "relu"},
+    {"norm": "none", "positions": "none"},
+    {"norm_placement": "post", "activation": "gelu_tanh"},
+    {"residual": False, "n_heads": 1, "n_layers": 1},
+]
+
+
+def config_of(**changes):
+    return ModelConfig(**SIZES | changes)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_parameters_are_those_of_the_built_model_component_by_component(changes):
+    model = Transformer(config_of(**changes))
+    counted = dict.fromkeys(summary(model.config).parameters, 0)
+    for name, parameter in model.named_parameters():
+        if name.startswith("embedding."):
+            component = "token embedding"
+        elif name.startswith("positions."):
+            component = "positions"
+        elif name.startswith("head."):
+            component = "output head"
+        elif "norm" in name:
+            component = "norms"
+        else:
+            component = "attention" if ".attention." in name else "feed-forward"
+        counted[component] += parameter.numel()
+    assert summary(model.config).parameters == counted
+    assert summary(model.config).total_parameters == model.n_parameters()
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_flops_are_those_torch_counts(changes):
+    config = config_of(attention="naive", **changes)
+    model = Transformer(config)
+    ids = torch.randint(67, (3, 48))
+    with FlopCounterMode(display=False) as forward:
+        logits = model(ids)
+    s = model.summary()
+    assert forward.get_total_flops() == 3 * 48 * s.forward_flops_per_token
+    with FlopCounterMode(display=False) as both:
+        cross_entropy(model(ids), ids).backward()
+    assert both.get_total_flops() == 3 * 48 * s.training_flops_per_token
+    assert logits.shape == (3, 48, 67)
+
+
+def kept_bytes(model, ids):
+    """What autograd holds for the backward pass, shared memory counted once, weights left out."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, so addresses are unique
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = cross_entropy(model(ids), ids)
+    del loss
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize(("b", "t"), [(5, 48), (2, 31)])
+def test_activations_are_what_autograd_keeps(changes, b, t):
+    model = Transformer(config_of(attention="sdpa", **changes))
+    counted = model.summary().activation_bytes(b, t)
+    assert kept_bytes(model, torch.randint(67, (b, t))) == pytest.approx(counted, rel=0.02)
+
+
+def test_naive_attention_keeps_its_tables_too():
+    ids = torch.randint(67, (2, 48))
+    models = [Transformer(config_of(attention=name)) for name in ("naive", "sdpa")]
+    naive, fused = (kept_bytes(model, ids) for model in models)
+    tables = models[0].summary().attention_table_bytes(2)
+    assert tables == 4 * 2 * 3 * 4 * 48 * 48
+    # The scaled queries come on top, and the log-sum-exps are not needed.
+    assert naive - fused == pytest.approx(tables, rel=0.15)
+
+
+def test_bytes_follow_from_numbers():
+    s = summary(config_of())
+    assert s.parameter_bytes == 4 * s.total_parameters
+    model = Transformer(config_of())
+    optimizer = torch.optim.AdamW(model.parameters())
+    cross_entropy(model(torch.tensor([[1, 2]])), torch.tensor([[2, 3]])).backward()
+    optimizer.step()
+    held = [*model.parameters(), *(p.grad for p in model.parameters())]
+    for state in optimizer.state.values():
+        held += [state["exp_avg"], state["exp_avg_sq"]]
+    assert s.training_state_bytes == sum(x.numel() * x.element_size() for x in held)
+    # Keys and values: layers x 2 x width numbers of 4 bytes for every token.
+    assert s.cache_bytes(2, 10) == 2 * 10 * 3 * 2 * 32 * 4
+    assert s.cache_bytes(1) == s.cache_bytes(1, 48)
+    assert s.activation_bytes(1) == s.activation_bytes(1, 48)
+
+
+def test_the_showcase_in_numbers():
+    s = summary(ModelConfig.preset("showcase"))
+    assert s.total_parameters == 856_832
+    # 4 layers of 12 C C weights, the head, and scores and sums over 256 positions.
+    assert s.forward_flops_per_token == 2 * (4 * 12 * 128 * 128 + 256 * 128) + 4 * 4 * 256 * 128
+
+
+def test_the_printed_table_holds_the_numbers():
+    s = Transformer(config_of(tie_embeddings=False)).summary()
+    text = str(s)
+    assert text.splitlines()[0] == (
+        "3 layers, width 32, 4 heads, feed-forward 128, vocabulary 67, context 48"
+    )
+    rows = {line[:22].strip(): line[22:].split() for line in text.splitlines()[2:]}
+    for name, count in s.parameters.items():
+        assert rows[name][0] == f"{count:,}"
+        assert rows[name][1] == f"{count / s.total_parameters:.1%}"
+    for name, count in s.flops.items():
+        assert rows[name][2] == f"{count:,}"
+    assert rows["total"] == [f"{s.total_parameters:,}", f"{s.forward_flops_per_token:,}"]
+    assert f"one training token: {s.training_flops_per_token:,} FLOPs" in text
+    shares = [float(row[1][:-1]) for name, row in rows.items() if name in s.parameters]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_the_summary_needs_no_model():
+    assert summary(ModelConfig.preset("gpt2-xl")).total_parameters == 1_557_611_200
+    assert "GB" in str(summary(ModelConfig.preset("gpt2-xl")))

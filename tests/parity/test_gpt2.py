@@ -1,0 +1,197 @@
+"""GPT-2 as Hugging Face computes it: the same random weights give the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcourse.generate import Sampling, generate
+from llmcourse.model import ModelConfig, Transformer
+from llmcourse.train.losses import cross_entropy
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+RENAMED = {
+    "embedding.weight": "transformer.wte.weight",
+    "positions.weight": "transformer.wpe.weight",
+    "final_norm.weight": "transformer.ln_f.weight",
+    "final_norm.bias": "transformer.ln_f.bias",
+}
+IN_BLOCK = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "feed_forward_norm": "ln_2",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+}
+
+
+def their_name(name: str) -> str:
+    if name in RENAMED:
+        return RENAMED[name]
+    _, layer, *middle, kind = name.split(".")
+    return f"transformer.h.{layer}.{IN_BLOCK['.'.join(middle)]}.{kind}"
+
+
+def turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """OpenAI's layers store their matrices as (in, out); ours are (out, in)."""
+    matrix = name.startswith("blocks.") and tensor.ndim == 2
+    return tensor.T if matrix else tensor
+
+
+@pytest.fixture(scope="module", params=["naive", "sdpa"])
+def pair(request):
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=97,
+            n_positions=40,
+            n_embd=48,
+            n_layer=3,
+            n_head=4,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation="eager",
+        )
+    ).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in theirs.parameters():
+        parameter.data += torch.empty_like(parameter).normal_(0, 0.15, generator=generator)
+    config = ModelConfig.preset(
+        "gpt2",
+        vocab_size=97,
+        context_length=40,
+        d_model=48,
+        n_layers=3,
+        n_heads=4,
+        attention=request.param,
+    )
+    ours = Transformer(config).double()
+    published = theirs.state_dict()
+    ours.load_state_dict(
+        {name: turned(name, published[their_name(name)]) for name in ours.state_dict()}
+    )
+    assert ours.n_parameters() == sum(p.numel() for p in theirs.parameters())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 37), (2, 40)])
+def test_logits(pair, shape):
+    ours, theirs = pair
+    ids = torch.randint(97, shape)
+    with torch.no_grad():
+        wanted = theirs(ids).logits
+        assert wanted.std() > 0.5
+        torch.testing.assert_close(ours(ids), wanted, rtol=0, atol=1e-10)
+        single = theirs.float()(ids).logits
+        torch.testing.assert_close(ours.float()(ids), single, rtol=0, atol=1e-4)
+    ours.double()
+    theirs.double()
+
+
+def test_loss_and_every_gradient(pair):
+    ours, theirs = pair
+    ids = torch.randint(97, (3, 37))
+    ours.zero_grad()
+    theirs.zero_grad()
+    mine = cross_entropy(ours(ids[:, :-1]), ids[:, 1:])
+    yours = theirs(ids, labels=ids).loss  # shifts by itself
+    assert mine.item() == pytest.approx(yours.item(), abs=1e-10)
+    mine.backward()
+    yours.backward()
+    their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        wanted = turned(name, their_gradients[their_name(name)])
+        assert wanted.abs().max() > 1e-8, name
+        torch.testing.assert_close(parameter.grad, wanted, rtol=0, atol=1e-10, msg=name)
+
+
+def test_left_padded_batch(pair):
+    ours, theirs = pair
+    ids = torch.randint(97, (2, 9))
+    padding = torch.ones(2, 9, dtype=torch.bool)
+    padding[0, :4] = False
+    with torch.no_grad():
+        positions = (padding.long().cumsum(-1) - 1).clamp(min=0)
+        wanted = theirs(ids, attention_mask=padding.long(), position_ids=positions).logits
+        out = ours(ids, padding=padding)
+    torch.testing.assert_close(out[padding], wanted[padding], rtol=0, atol=1e-10)
+
+
+def test_attention_maps(pair):
+    ours, theirs = pair
+    ids = torch.randint(97, (2, 11))
+    with torch.no_grad():
+        wanted = torch.stack(theirs(ids, output_attentions=True).attentions)
+    torch.testing.assert_close(ours.attention_maps(ids), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_generation(pair, penalty):
+    ours, theirs = pair
+    ids = torch.randint(97, (3, 6))
+    wanted = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=20,
+        do_sample=False,
+        repetition_penalty=penalty,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
+    assert torch.equal(generate(ours, ids, 20, sampling=sampling), wanted)
+
+
+def test_sampling_rules_match_the_logits_processors():
+    """The same tokens survive and the same probabilities come out, rule by rule."""
+    from transformers.generation import logits_process as theirs
+
+    from llmcourse.generate.sampling import next_token_probabilities
+
+    logits = torch.randn(5, 60) * 3
+    previous = torch.randint(60, (5, 9))
+    rules = [
+        (Sampling(temperature=0.7), theirs.TemperatureLogitsWarper(0.7)),
+        (Sampling(top_k=7), theirs.TopKLogitsWarper(7)),
+        (Sampling(top_p=0.8), theirs.TopPLogitsWarper(0.8)),
+        (Sampling(min_p=0.1), theirs.MinPLogitsWarper(0.1)),
+        (Sampling(repetition_penalty=1.7), theirs.RepetitionPenaltyLogitsProcessor(1.7)),
+    ]
+    for sampling, processor in rules:
+        wanted = processor(previous, logits.clone()).softmax(-1)
+        ours = next_token_probabilities(logits, sampling, previous)
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6, msg=str(sampling))
+    sampling = Sampling(temperature=1.4, top_k=30, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
+    chain = [
+        theirs.RepetitionPenaltyLogitsProcessor(1.2),
+        theirs.TemperatureLogitsWarper(1.4),
+        theirs.TopKLogitsWarper(30),
+        theirs.TopPLogitsWarper(0.9),
+        theirs.MinPLogitsWarper(0.02),
+    ]
+    scores = logits.clone()
+    for processor in chain:
+        scores = processor(previous, scores)
+    ours = next_token_probabilities(logits, sampling, previous)
+    torch.testing.assert_close(ours, scores.softmax(-1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
+def test_presets_have_the_shapes_of_the_published_models(name):
+    widths = {"gpt2": 768, "gpt2-medium": 1024, "gpt2-large": 1280, "gpt2-xl": 1600}
+    config = ModelConfig.preset(name)
+    assert config.d_model == widths[name]
+    with torch.device("meta"):
+        ours = Transformer(config)
+        theirs = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                n_embd=config.d_model, n_layer=config.n_layers, n_head=config.n_heads
+            )
+        )
+    published = dict(theirs.named_parameters())
+    assert len(published) == len(list(ours.named_parameters()))
+    for tensor_name, tensor in ours.named_parameters():
+        wanted = turned(tensor_name, published[their_name(tensor_name)])
+        assert tensor.shape == wanted.shape, tensor_name
