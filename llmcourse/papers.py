@@ -80,6 +80,7 @@ _TABLE = """
 2412.08821 | LCM team et al. | 2024 | Large Concept Models
 2412.09871 | Pagnoni et al. | 2024 | Byte Latent Transformer
 2501.12948 | DeepSeek-AI | 2025 | DeepSeek-R1
+2502.16982 | Liu et al. | 2025 | Muon is Scalable for LLM Training
 2503.14476 | Yu et al. | 2025 | DAPO: An Open-Source LLM Reinforcement Learning System
 2503.20783 | Liu et al. | 2025 | Understanding R1-Zero-Like Training
 """

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import random
 
 import pytest
 
+# Their tensors are tiny: two threads would spend their time waiting for each other.
+ONE_THREAD = ("model", "train", "generate", "evaluate", "parity")
+
+_numbers = itertools.count()
+
 
 @pytest.fixture(autouse=True)
-def same_start(tmp_path_factory, monkeypatch):
-    """Seeds, threads, dtype and home; what a test changes does not reach the next one."""
+def same_start(request, tmp_path_factory, monkeypatch):
+    """Seeds, threads and home; and nothing global that a test changes reaches the next one."""
     import numpy
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(2, os.cpu_count() or 1))
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
-    # The folder itself is made when a test asks for it.
-    home = tmp_path_factory.getbasetemp() / "homes" / f"{os.getpid()}-{next(_numbers)}"
+    threads = torch.get_num_threads()
+    if request.path.relative_to(request.config.rootpath).parts[1] in ONE_THREAD:
+        torch.set_num_threads(1)
+    # A folder of its own, made when a test first asks for it.
+    home = tmp_path_factory.getbasetemp() / f"home-{next(_numbers)}"
     monkeypatch.setenv("LLMCOURSE_HOME", str(home))
     yield
+    torch.set_num_threads(threads)
     assert torch.get_default_dtype() == torch.float32, "a test left another default dtype behind"
     assert torch.is_grad_enabled(), "a test left gradients switched off"
-
-
-_numbers = iter(range(10**9))

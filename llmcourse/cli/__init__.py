@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "let a trained model write",
     "grade": "grade exercise notebooks or folders of them",
     "progress": "show which exercises you have solved",
+    "evidence": "make a chapter's recorded measurements anew; takes minutes",
 }
 
 # What can go wrong although the program is right: shown as one line.

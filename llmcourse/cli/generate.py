@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from llmcourse.cli.options import read_options
 from llmcourse.devices import describe_device, resolve_device
 from llmcourse.errors import CheckpointError
 from llmcourse.generate import Sampling, generate_text
+from llmcourse.options import read_options
+from llmcourse.runs.perform import printable
 from llmcourse.tokenizers import END_OF_TEXT, Tokenizer
 from llmcourse.train import checkpoint
 
@@ -41,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     for n, text in enumerate(texts):
         if n:
             print("\n---\n")
-        print(text)
+        print(printable(text))
     return 0
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcourse.cli.options import read_options
 from llmcourse.files import atomic_write
+from llmcourse.options import read_options
 
 FORMATS = (".csv", ".json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import socket
@@ -39,7 +40,7 @@ class Lab:
 
 
 def run(argv: Sequence[str]) -> int:
-    from llmcourse.cli.options import read_options
+    from llmcourse.options import read_options
 
     options = read_options(Lab, argv, "lab")
     root = course_root()
@@ -118,6 +119,8 @@ def _announce(base: str, token: str, address: str, browser: webbrowser.BaseBrows
 def _serve(root: str, options: Lab, port: int, token: str) -> int:
     from jupyterlab.labapp import LabApp
 
+    # A classroom's configuration is not missed by a reader who has no class.
+    logging.getLogger("NbGrader").addFilter(lambda r: "nbgrader_config" not in r.getMessage())
     os.environ["JUPYTER_TOKEN"] = token  # in the environment, not on the command line, others read
     settings = [
         "--no-browser",  # we open it ourselves, once it answers
@@ -128,7 +131,6 @@ def _serve(root: str, options: Lab, port: int, token: str) -> int:
         "--ServerApp.answer_yes=True",  # one Ctrl-C stops it
         "--ServerApp.log_level=ERROR",
         "--LabApp.log_level=ERROR",
-        "--NbGrader.log_level=ERROR",
         f"--LabApp.default_url=/lab/tree/{quote(options.notebook)}",
         # Nothing asks the network, and no pop-up stands between the reader and the notebook.
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmcourse.cli.options import read_options
+from llmcourse.options import read_options
 
 
 @dataclass(frozen=True)

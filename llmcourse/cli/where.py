@@ -18,7 +18,7 @@ class Where:
 
 
 def run(argv: Sequence[str]) -> int:
-    from llmcourse.cli.options import read_options
+    from llmcourse.options import read_options
 
     name = " ".join(read_options(Where, argv, "where", positional="name").name)
     found = parts.where(name)

@@ -90,7 +90,7 @@ def tales_report(
         stories=tuple(stories),
         sentences=sum(verdict.n_sentences for verdict in verdicts),
         grammatical=sum(verdict.grammatical_sentences for verdict in verdicts),
-        consistent=sum(verdict.consistent for verdict in verdicts),
+        consistent=sum(verdict.complete for verdict in verdicts),
     )
 
 

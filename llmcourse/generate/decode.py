@@ -99,6 +99,8 @@ def generate_text(
     Raises:
         ValueError: no prompt, an empty prompt, an unknown stop token, or what `generate` refuses.
     """
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a sequence of texts, got one str; put it in a list")
     rows = [tokenizer.encode(prompt, allow_special=True) for prompt in prompts]
     if not rows or not all(rows):
         raise ValueError("every prompt needs at least one token to continue from")

@@ -15,7 +15,16 @@ from typing import Any
 
 from llmcourse.grading.diagnosis import diagnose
 from llmcourse.grading.guard import Guard, library_of
-from llmcourse.grading.judge import Case, Outcome, Problem, judge, make_case, run, seeded
+from llmcourse.grading.judge import (
+    Case,
+    Outcome,
+    Problem,
+    drawn_case,
+    example_cases,
+    judge,
+    run,
+    seeded,
+)
 from llmcourse.grading.records import (
     Answer,
     CheckFailed,
@@ -112,8 +121,8 @@ def _assess(exercise: Exercise, answer: Any, seeds: list[int]) -> Verdict:
         detail = f"`{exercise.name}` uses {shortcut}, which does the exercise for you"
         return _failed(exercise, "the work is your own", [detail])
 
-    arguments = [exercise.inputs(seed, size) for size in range(exercise.sizes) for seed in seeds]
-    cases = [make_case(exercise, one) for one in [*arguments, *exercise.examples]]
+    cases = [drawn_case(exercise, seed, size) for size in range(exercise.sizes) for seed in seeds]
+    cases += example_cases(exercise)
     outcomes: list[Outcome] = []
 
     def call(*others: Any) -> Any:
@@ -152,14 +161,15 @@ def _wrong(
     if cause is None and outcome.stub:
         cause = "Some inputs get no result: is there a branch that ends without `return`?"
     lines = [problem.detail] if problem.detail else []
-    wanted = show(case.expected)
+    digits = 12 if problem.error < 1e-3 else 4  # enough for the difference to be seen
+    wanted = show(case.expected, digits)
     if wanted.endswith("...") and problem.where:  # too large to find the difference by eye
         wanted += f" (furthest off {problem.where})"
     if outcome.place:
         lines.append(f"at {outcome.place}")
-    body = _arguments(exercise, case)
+    body = _arguments(exercise, case) if outcome.shortcut is None else []
     if outcome.error is None and outcome.shortcut is None and outcome.changed is None:
-        body += [("you returned", show(outcome.value)), ("expected", wanted)]
+        body += [("you returned", show(outcome.value, digits)), ("expected", wanted)]
     if outcome.printed.strip():
         body.append(("you printed", outcome.printed.strip().splitlines()[0][:100]))
     return _failed(exercise, problem.rule, lines, body, cause, problem.error)
@@ -181,7 +191,11 @@ def _restless(exercise: Exercise, answer: Answer, case: Case, before: Outcome) -
 
 def _arguments(exercise: Exercise, case: Case) -> list[tuple[str, str]]:
     """The failing input as rows of a message: one line if it fits, else one line an argument."""
-    each = [f"{name} = {show(value)}" for name, value in zip(exercise.arguments, case.arguments)]
+    named = list(zip(exercise.arguments, case.arguments))
+    each = [f"{name} = {show(value)}" for name, value in named if not callable(value)]
+    functions = [name for name, value in named if callable(value)]
+    if functions:
+        each.append(f"{', '.join(functions)}: function{'s' if len(functions) > 1 else ''}")
     together = ", ".join(each)
     if len(together) <= WIDTH - 20:
         return [("smallest case", together)]

@@ -8,6 +8,7 @@ import linecache
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import numpy as np
 import torch
 
 from llmcourse.grading.guard import Guard, ShortcutUsed
-from llmcourse.grading.records import Answer, Exercise
+from llmcourse.grading.records import Answer, Exercise, WrongAnswer
 from llmcourse.grading.values import copy, difference, numbers, same
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One input with its expected value."""
 
@@ -66,6 +67,24 @@ def make_case(exercise: Exercise, arguments: tuple[Any, ...]) -> Case:
     return Case(arguments, exercise.oracle(*copy(arguments)))
 
 
+@lru_cache(maxsize=1024)
+def drawn_case(exercise: Exercise, seed: int, size: int) -> Case:
+    """The case of one seed and size; kept, since one answer is usually checked many times."""
+    return make_case(exercise, exercise.inputs(seed, size))
+
+
+@lru_cache(maxsize=1024)
+def example_cases(exercise: Exercise) -> tuple[Case, ...]:
+    """The worked examples of the task's text."""
+    return tuple(make_case(exercise, example) for example in exercise.examples)
+
+
+@lru_cache(maxsize=8192)
+def known_outcome(exercise: Exercise, wrong: WrongAnswer, case: Case) -> Outcome:
+    """What a known wrong answer does on a case."""
+    return run(exercise, wrong.function, case)
+
+
 def run(exercise: Exercise, answer: Answer, case: Case, guard: Guard | None = None) -> Outcome:
     """Run an answer on a copy of the input, under the guard if there is one."""
     given = copy(case.arguments)
@@ -104,8 +123,8 @@ def judge(exercise: Exercise, case: Case, outcome: Outcome, call: Answer) -> Pro
         return Problem("the function runs without an error", text, float("inf"))
     if outcome.changed:
         detail = (
-            f"`{outcome.changed}` is different after the call. Work on a new tensor or list: an "
-            "operation ending in _ or an assignment such as x[...] = y writes into its input"
+            f"`{outcome.changed}` is different after the call. Make a new tensor or list instead: "
+            "+=, an assignment such as x[...] = y, and methods ending in _ write into their input"
         )
         return Problem("the arguments are left as they were", detail, float("inf"))
     found = difference(outcome.value, case.expected, exercise.any_float)

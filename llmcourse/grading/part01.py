@@ -530,6 +530,10 @@ def _masked_inverted_finite(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) ->
     return _masked_with(q, k, v, ~_visible(q, lengths), -1e9)
 
 
+def _masked_inverted_causal(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    return _masked_with(q, k, v, ~_visible(q, lengths, padding=False))
+
+
 def _masked_causal_only(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
     return _masked_with(q, k, v, _visible(q, lengths, padding=False))
 
@@ -610,6 +614,7 @@ MASKED_ATTENTION = Exercise(
     ),
     wrong_answers=(
         WrongAnswer("inverted mask", _masked_inverted, INVERTED),
+        WrongAnswer("inverted mask, padding forgotten", _masked_inverted_causal, INVERTED),
         WrongAnswer("inverted mask, empty rows zero", _masked_inverted_zero, INVERTED),
         WrongAnswer("inverted mask, finite fill", _masked_inverted_finite, INVERTED),
         WrongAnswer(

@@ -68,6 +68,10 @@ def _windows_cut_first(tokens: Tensor, context_length: int) -> Any:
     return pieces[:, :-1], pieces[:, 1:]
 
 
+def _windows_uncut(tokens: Tensor, context_length: int) -> Any:
+    return tokens[:-1], tokens[1:]
+
+
 def _windows_by_unfold(tokens: Tensor, context_length: int) -> Any:
     pieces = tokens.unfold(0, context_length + 1, context_length)  # (M, T + 1), overlapping by one
     return pieces[:, :-1], pieces[:, 1:]
@@ -126,6 +130,12 @@ WINDOWS = Exercise(
             _windows_overlapping,
             "The windows start at every token. Here they follow each other: the next one starts T "
             "tokens on.",
+        ),
+        WrongAnswer(
+            "not cut",
+            _windows_uncut,
+            "The shift is right, and the text is still in one piece: cut inputs and targets into "
+            "rows of T tokens with reshape(-1, T), after dropping what is left over.",
         ),
         WrongAnswer(
             "a token lost between windows",
@@ -201,6 +211,10 @@ def _loss_mean_of_means(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _loss_softmax_twice(logits: Tensor, targets: Tensor) -> Tensor:
     return _token_losses(torch.softmax(logits, -1), targets)[targets != -100].mean()
+
+
+def _loss_looks_up_ignored(logits: Tensor, targets: Tensor) -> Tensor:
+    return -logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
 
 
 def _loss_by_indexing(logits: Tensor, targets: Tensor) -> Tensor:
@@ -287,6 +301,12 @@ CROSS_ENTROPY = Exercise(
             _loss_mean_of_means,
             "You average each row and then the rows, so a label in a short row weighs more. "
             "Every label counts the same: one sum, one divisor.",
+        ),
+        WrongAnswer(
+            "-100 looked up",
+            _loss_looks_up_ignored,
+            "The label -100 is looked up like a token id. Take the ignored positions out first, or "
+            "look up a harmless id such as 0 there and leave the result out of the mean.",
         ),
         WrongAnswer(
             "softmax applied twice",
@@ -609,7 +629,7 @@ def _schedule_oracle(
     step: int, peak: float, warmup_steps: int, total_steps: int, floor: float
 ) -> float:
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * (step + 1) / (warmup_steps + 1)
     if step >= total_steps:
         return floor
     share = (step - warmup_steps) / (total_steps - warmup_steps)
@@ -628,35 +648,42 @@ def _schedule_from_zero(step: int, peak: float, warmup: int, total: int, floor: 
     return floor + (peak - floor) * _cosine(share)
 
 
-def _schedule_whole(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
+def _schedule_peak_twice(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
+    share = min(1.0, (step - warmup) / (total - warmup))
+    return floor + (peak - floor) * _cosine(share)
+
+
+def _schedule_whole(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
     return floor + (peak - floor) * _cosine(min(1.0, step / total))
 
 
 def _schedule_floor_added(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (step + 1) / (warmup + 1)
     return floor + peak * _cosine(min(1.0, (step - warmup) / (total - warmup)))
 
 
 def _schedule_bare(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (step + 1) / (warmup + 1)
     share = min(1.0, (step - warmup) / (total - warmup))
     return floor + (peak - floor) * math.cos(math.pi * share)
 
 
 def _schedule_linear(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (step + 1) / (warmup + 1)
     share = min(1.0, (step - warmup) / (total - warmup))
     return floor + (peak - floor) * (1 - share)
 
 
 def _schedule_unclamped(step: int, peak: float, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (step + 1) / (warmup + 1)
     return floor + (peak - floor) * _cosine((step - warmup) / (total - warmup))
 
 
@@ -668,7 +695,7 @@ def _schedule_no_warmup(step: int, peak: float, warmup: int, total: int, floor: 
 def _schedule_by_interpolation(
     step: int, peak: float, warmup_steps: int, total_steps: int, floor: float
 ) -> float:
-    rising = min(1.0, (step + 1) / warmup_steps) * peak
+    rising = min(1.0, (step + 1) / (warmup_steps + 1)) * peak
     share = min(max(step - warmup_steps, 0) / (total_steps - warmup_steps), 1.0)
     return rising - (peak - floor) * (1 - math.cos(share * math.pi)) / 2
 
@@ -710,8 +737,14 @@ SCHEDULE = Exercise(
         WrongAnswer(
             "warm-up from zero",
             _schedule_from_zero,
-            "The warm-up starts at 0, so the first step is wasted (and the last one of the warm-up "
-            "is below the peak): use (step + 1) / warmup_steps.",
+            "The warm-up starts at 0, so the first step is wasted: use (step + 1) / "
+            "(warmup_steps + 1).",
+        ),
+        WrongAnswer(
+            "peak reached twice",
+            _schedule_peak_twice,
+            "The last step of the warm-up is at the peak already, and so is the next. The peak "
+            "comes at step warmup_steps: divide by warmup_steps + 1.",
         ),
         WrongAnswer(
             "cosine over all steps",
@@ -1500,9 +1533,16 @@ def _greedy_inputs(draw: Draw, size: int) -> Arguments:
         rows = _greedy_rows(scores, ids, new, stop)
         free = _greedy_rows(scores, ids, new, stop=-1)
         longest = max(len(row) for row in rows)
-        if any(set(f[len(r) : longest]) - {stop} for r, f in zip(rows, free)):
+        talks_on = any(set(f[len(r) : longest]) - {stop} for r, f in zip(rows, free))
+        if talks_on and (size != 3 or _all_stop_apart(scores, ids, new, stop)):
             break
     return scores, ids, new, stop
+
+
+def _all_stop_apart(scores: Answer, ids: Tensor, new: int, stop: int) -> bool:
+    """Whether all rows stop before the last step, and never all in one step."""
+    together = _greedy_together(scores, ids, new, stop)
+    return together.shape[1] > _greedy_goes_on(scores, ids, new, stop).shape[1]
 
 
 def _greedy_rows(scores: Answer, ids: Tensor, new: int, stop: int) -> list[list[int]]:
@@ -1547,7 +1587,8 @@ def _greedy_general(
             break
         done = after
         ids = torch.cat([ids, token[:, None]], dim=1)
-        if (end == "all" and bool(done.all())) or (end == "any" and bool(done.any())):
+        ended = {"all": done.all(), "any": done.any(), "together": (token == stop).all()}
+        if end in ended and bool(ended[end]):
             break
     return ids
 
@@ -1558,6 +1599,10 @@ def _greedy_never_stops(scores: Answer, ids: Tensor, new: int, stop: int) -> Ten
 
 def _greedy_goes_on(scores: Answer, ids: Tensor, new: int, stop: int) -> Tensor:
     return _greedy_general(scores, ids, new, stop, freeze=False)
+
+
+def _greedy_together(scores: Answer, ids: Tensor, new: int, stop: int) -> Tensor:
+    return _greedy_general(scores, ids, new, stop, freeze=False, end="together")
 
 
 def _greedy_any(scores: Answer, ids: Tensor, new: int, stop: int) -> Tensor:
@@ -1647,6 +1692,12 @@ GREEDY = Exercise(
             _greedy_goes_on,
             "Rows that have stopped go on while others are running. Once a row has said stop, "
             "every later token of it is stop.",
+        ),
+        WrongAnswer(
+            "ends when all rows say stop at once",
+            _greedy_together,
+            "The loop ends only when all rows say stop in the same step, and until then rows that "
+            "have stopped talk on. Remember for each row whether it has stopped.",
         ),
         WrongAnswer(
             "stops with the first row",

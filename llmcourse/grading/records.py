@@ -50,7 +50,7 @@ class NotAttempted(CourseError):
         return [*str(self).splitlines()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WrongAnswer:
     """A mistake people really make, as a function, and the sentence that helps them out of it."""
 
@@ -71,7 +71,7 @@ class Property:
     problem: Callable[[Any, tuple[Any, ...], Answer], str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # records are told apart by identity, and can be cache keys
 class Exercise:
     """One graded exercise.
 

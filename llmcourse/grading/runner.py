@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def grade(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     seed: int = 0,
     timeout: float = 60.0,
+    jobs: int | None = None,
 ) -> Report:
     """Grade notebooks, or folders of them.
 
@@ -40,18 +42,22 @@ def grade(
             subfolder it lies in.
         seed: which inputs to check with; everybody graded with one seed gets the same.
         timeout: seconds that one cell, or the check of one answer, may take.
+        jobs: how many notebooks to run at a time; None means one a core, at most 4.
 
     Raises:
         ValueError: a path that does not exist, a folder without notebooks, an impossible limit.
     """
     if timeout <= 0:
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be a positive number of notebooks, got {jobs}")
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    rows: list[Row] = []
-    for submission, path in _collect([Path(path) for path in paths]):
-        rows += _grade_notebook(submission, path, seed, timeout)
-    return Report(tuple(rows))
+    found = _collect([Path(path) for path in paths])
+    # Threads only wait here: each notebook has a process of its own.
+    with ThreadPoolExecutor(jobs or min(4, os.cpu_count() or 1)) as pool:
+        graded = pool.map(lambda one: _grade_notebook(one[0], one[1], seed, timeout), found)
+        return Report(tuple(row for rows in graded for row in rows))
 
 
 def _collect(paths: list[Path]) -> list[tuple[str, Path]]:
@@ -148,6 +154,7 @@ def _round(
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "LLMCOURSE_PROGRESS": "off",
         "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",  # the inputs are small, and others are being graded beside it
         "IPYTHONDIR": str(folder / ".ipython"),
     }
     process = subprocess.Popen(

@@ -29,12 +29,14 @@ from llmcourse import __version__
 from llmcourse.errors import CheckpointError
 from llmcourse.files import atomic_write
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.summary import summary
 from llmcourse.tokenizers import Tokenizer, load_tokenizer
 from llmcourse.train.history import History
 
 MANIFEST = "checkpoint.json"
 # Weights of earlier checkpoints, and what a save that was killed had under temporary names.
 ORPHANS = ("weights-*.safetensors", ".weights-*.tmp", f".{MANIFEST}.*.tmp")
+MOST_NUMBERS = 2**40  # parameters: 4 TB in float32
 FORMAT = 1  # raised whenever an older reader would misunderstand a newer file
 
 
@@ -108,6 +110,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         config = ModelConfig.from_dict(manifest["config"])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} holds an impossible config: {error}") from error
+    # A damaged or hostile config may ask for more than any machine holds: look before building.
+    if config.n_layers > len(weights) or summary(config).total_parameters > MOST_NUMBERS:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit: {len(weights)} tensors are too few for "
+            f"{config.n_layers:,} layers of width {config.d_model:,}"
+        )
     with torch.device("meta"):
         model = Transformer(config)  # shapes only: the numbers come from the file
     _check_names(folder, model, weights)

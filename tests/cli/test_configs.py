@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmcourse.cli.options import as_dict, read_options
-from llmcourse.cli.train import TrainRun
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.options import as_dict, read_options
+from llmcourse.runs import TrainRun
 from llmcourse.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]

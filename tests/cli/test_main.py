@@ -61,3 +61,8 @@ def test_as_a_module(python):
     done = python("-m", "llmcourse", "trian")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no command 'trian'; did you mean 'train'?\n"
+
+
+def test_evidence_names_the_nearest(mistake):
+    assert "did you mean 'part02'?" in mistake("evidence", "part2")
+    assert "name" in mistake("evidence")

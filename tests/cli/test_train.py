@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmcourse.runs import read_run, steps_of
+from llmcourse.runs.perform import printable
 from llmcourse.train import checkpoint
 
 TINY = [
@@ -68,7 +70,7 @@ def test_it_learns_and_says_so(train):
     assert float(bits) == pytest.approx(float(nats) / math.log(2), abs=2e-4)
     assert float(nats) < 1.0  # ln 256 = 5.55 at the start
     assert re.search(r"\d+ s, [\d,]+ tokens/s, peak memory [\d,]+ MB", printed(text, "time"))
-    assert str(out) in printed(text, "saved")
+    assert f'llmcourse generate --checkpoint "{out}"' in text
     # The number it printed is the one it kept, and the run is written down whole.
     kept = loaded.notes["validation"]["nats_per_byte"]
     assert kept == pytest.approx(float(nats), abs=1e-4)
@@ -76,6 +78,14 @@ def test_it_learns_and_says_so(train):
     assert loaded.notes["run"]["batch_size"] == 8
     assert len(loaded.history.records) == 60
     assert json.dumps(loaded.notes)
+
+
+def test_the_steps_alone_are_those_of_the_run(train, config):
+    out = train("--training.steps", "6")[1]
+    flags = [*TINY, "--training.steps", "6"]
+    steps = list(steps_of(read_run(config, flags)))
+    recorded = checkpoint.load(out).history.losses
+    assert [record.loss for record in steps] == recorded
 
 
 def test_the_same_seed_writes_the_same_weights(train):
@@ -112,7 +122,7 @@ def test_on_the_tales_the_floor_is_told(llmcourse, tmp_path):
     answer = llmcourse(
         *("train", "--corpus", "tales", "--batching", "documents", *TINY),
         *("--model.preset", "tales", "--model.context_length", "1024", "--training.steps", "3"),
-        *("--tales.n_stories", "40", "--tales.n_validation", "8", "--tales.n_samples", "1"),
+        *("--tales.n_stories", "40", "--tales.n_validation", "8", "--judged_stories", "1"),
         *("--out", tmp_path / "out"),
     )
     assert answer.code == 0, answer.err
@@ -182,3 +192,10 @@ def test_generate_mistakes(mistake, train):
     weights = next(out.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-10])
     assert "truncated" in mistake(*call)
+
+
+def test_what_a_model_writes_cannot_upset_a_terminal():
+    assert (
+        printable("a\tb\n\x1b[2Jc\x07é")
+        == "a\tb\n\N{REPLACEMENT CHARACTER}[2Jc\N{REPLACEMENT CHARACTER}é"
+    )

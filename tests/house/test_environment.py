@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZE = ROOT / "tests/notebooks/sanitize.cfg"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -79,3 +81,26 @@ def test_no_file_names_a_machine():
     for name in files:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"https?://|/home/|/root/|/opt/|/work/|file:", text), name
+
+
+def test_tests_stay_offline_and_leave_no_progress():
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        assert os.environ[name] == "1"
+    assert os.environ["WANDB_MODE"] == "offline"
+    home = Path(os.environ["LLMCOURSE_HOME"])
+    assert not home.is_relative_to(Path("~/.cache").expanduser())
+
+
+def test_quick_tests_run_first_and_browsers_last(pytester: pytest.Pytester):
+    pytester.makeconftest((ROOT / "conftest.py").read_text(encoding="utf-8"))
+    folders = ["browser", "notebooks", "grading", "model", "house", "cli"]
+    for folder in folders:
+        path = pytester.mkdir(f"tests_{folder}") / f"test_{folder}.py"
+        path.write_text("def test_it(): pass\n")
+    # The names of the course's own folders, one level down as there.
+    (pytester.path / "tests").mkdir()
+    for folder in folders:
+        (pytester.path / f"tests_{folder}").rename(pytester.path / "tests" / folder)
+    found = pytester.runpytest_inprocess("--collect-only", "-q", "-p", "no:nbval")
+    names = [line.split("/")[1] for line in found.outlines if line.startswith("tests/")]
+    assert names == ["house", "cli", "model", "grading", "notebooks", "browser"]

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Imports may go to an earlier level, and inside a package; siblings on one level do not meet.
-LEAVES = {"errors", "files", "paths", "devices", "papers", "sources", "parts"}
+LEAVES = {"errors", "files", "paths", "devices", "options", "papers", "sources", "parts"}
 ROAD = [
     {"tokenizers", "data"},
     {"model"},
@@ -19,14 +19,16 @@ ROAD = [
     {"rl"},
     {"concepts"},
 ]
-BESIDE = {"evaluate", "interop", "show", "stages", "sandbox"}
-ENDS = {"grading", "cli", "__main__"}
+BESIDE = {"evaluate", "interop", "show", "stages", "sandbox", "runs"}
+ENDS = {"grading", "evidence", "cli", "__main__"}
 # Pairs on one level, or among the leaves, that do meet: a reason for each.
 ALLOWED = {
     ("data", "tokenizers"),  # batches are made of ids
     ("parts", "papers"),  # the map cites
     ("parts", "sources"),  # and finds definitions
+    ("runs", "evaluate"),  # a run ends with its score
     ("cli", "grading"),  # `llmcourse grade`
+    ("cli", "evidence"),  # `llmcourse evidence`
     ("__main__", "cli"),
     ("show", "evaluate"),  # pictures of what was measured
 }
@@ -143,7 +145,7 @@ def test_the_walk_sees_the_package():
     package = ROOT / "llmcourse"
     assert "llmcourse.model.config" in imports_of(package / "model/attention.py", package)
     assert "llmcourse.data.batches" in imports_of(package / "train/loop.py", package)
-    assert "llmcourse.cli.options" in imports_of(package / "cli/where.py", package)  # in a function
+    assert "llmcourse.options" in imports_of(package / "cli/where.py", package)  # in a function
 
 
 def made_up(tmp_path: Path, files: dict[str, str]) -> Path:

@@ -148,3 +148,12 @@ def test_the_map_needs_no_torch():
     program = "import sys, llmcourse.parts as p; p.where('attend'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_readme_has_the_same_map():
+    rows = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for part in PARTS:
+        (row,) = [row for row in rows if row.startswith(f"| {part.number} |")]
+        assert part.title in row
+        assert part.question in row
+        assert (part.notebook in row) == part.ready

@@ -53,7 +53,7 @@ OBJECTS = frozenset(thing.noun for thing in THINGS)
 PLACE_NAMES = frozenset(place.name for place in PLACES)
 SPOTS = frozenset(spot.noun for place in PLACES for spot in place.spots)
 MOOD_WORDS = frozenset(word for mood in MOODS for word in WORDS[mood])
-VERBS = frozenset(WORDS["went"] + WORDS["looked"] + WORDS["hummed"] + WORDS["gave"] + WORDS["sat"])
+VERBS = frozenset(WORDS["went"] + WORDS["looked"] + WORDS["hummed"] + WORDS["sat"])
 
 
 def fingerprint(world: World = VILLAGE) -> str:

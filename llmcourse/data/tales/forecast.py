@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llmcourse.data.tales.grammar import Event, Template
 from llmcourse.data.tales.parse import follow, read_sentence
 from llmcourse.data.tales.rules import Free
-from llmcourse.data.tales.simulate import draw, menu, pronoun_possible, update
+from llmcourse.data.tales.simulate import draw, menu, update
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 
@@ -48,8 +48,8 @@ def _arguments(state: State, case: tuple) -> Iterator[tuple[tuple[str, ...], flo
     yield from partial
 
 
-def _groups(state: State) -> Iterator[tuple[tuple, Template, bool, float, int]]:
-    """What can come next, up to free words: (arguments, template, pronoun, probability of the
+def _groups(state: State) -> Iterator[tuple[tuple, Template, tuple, float, int]]:
+    """What can come next, up to free words: (arguments, template, pronouns, probability of the
     whole group, number of word choices in it, all equally likely)."""
     entries = menu(state)
     grammar, rate = state.world.grammar, state.world.pronoun_rate
@@ -65,18 +65,19 @@ def _groups(state: State) -> Iterator[tuple[tuple, Template, bool, float, int]]:
                 for template in templates:
                     n = math.prod(len(grammar.words[c]) for c in template.classes)
                     p = p_case * p_args
-                    if template.subject and pronoun_possible(state, template.subject, args):
-                        yield args, template, True, p * rate, n
+                    clear = state.clear(template, args) if template.open else ()
+                    if clear:
+                        yield args, template, clear, p * rate, n
                         p *= 1.0 - rate
-                    yield args, template, False, p, n
+                    yield args, template, (), p, n
 
 
 def next_events(state: State) -> Iterator[tuple[Event, float]]:
     """Every event that can come next, with its probability. Sums to 1 unless the story is over."""
     words = state.world.grammar.words
-    for args, template, pronoun, p, n in _groups(state):
+    for args, template, pronouns, p, n in _groups(state):
         for choice in itertools.product(*(words[c] for c in template.classes)):
-            yield Event(template.key, args, template.index, choice, pronoun), p / n
+            yield Event(template.key, args, template.index, choice, pronouns), p / n
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,9 @@ def enumerate_stories(world: World) -> Iterator[tuple[str, tuple, float]]:
     hidden variable in turn and follows every choice, so it shares the rules but not the filter.
     """
 
-    def unfold(state: State, text: str, hidden: tuple, p: float) -> Iterator[tuple[str, tuple, float]]:
+    def unfold(
+        state: State, text: str, hidden: tuple, p: float
+    ) -> Iterator[tuple[str, tuple, float]]:
         if state.fresh:
             variable = state.fresh.pop()
             prior = state.belief[variable]

@@ -1,15 +1,12 @@
-"""Sentences from templates, both ways: an event to its sentence, a sentence to its events.
+"""Writing: an event to its sentence, through the compiled templates of a world.
 
-Taught in Part 2. Each template of `templates.py` is compiled once. Writing fills it in; reading
-walks a prefix tree of all templates (literal words, argument slots, word classes) and accepts a
-reading only if writing it again gives the very same sentence, so the two can never disagree.
+Taught in Part 2. Each template of `templates.py` is compiled once and then only filled in. The
+longest sentence that each kind of event can make is known here, which bounds a story's length.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmcourse.data.tales.templates import LETTERS
@@ -18,12 +15,8 @@ from llmcourse.data.tales.vocabulary import WEATHERS
 if TYPE_CHECKING:
     from llmcourse.data.tales.world import World
 
-_PART = re.compile(r"(\{[a-z.]+\}|\[[a-z_]+\])")
-_TOKEN = re.compile(r"[A-Za-z']+|[^\sA-Za-z']")
-PRONOUNS = ("he", "she", "they")
+PART = re.compile(r"(\{[a-z.]+\}|\[[a-z_]+\])")
 ASKING = {"ask"}  # kinds that are always followed by a reply
-# Forms that do not say which one is meant; reading them is checked by writing again.
-AGREEING = {("person", "his"), ("person", "him"), ("person", "he"), ("spot", "pre")}
 START = ("open", "plot", "clue")
 
 
@@ -34,7 +27,7 @@ class Event(NamedTuple):
     args: tuple[str, ...]  # aligned with the signature of the key
     template: int  # which paraphrase
     words: tuple[str, ...]  # the free words, in order
-    pronoun: bool  # subject said as he, she or they
+    pronouns: tuple[int, ...] = ()  # positions of the arguments said as pronouns
 
     @property
     def kind(self) -> str:
@@ -48,9 +41,10 @@ class Template(NamedTuple):
     key: str
     index: int
     pattern: str
-    getters: tuple  # (form table, argument position) or (None, free word position) or "subject"
+    getters: tuple[tuple, ...]  # (what it is written as, position, pronouns or None)
     classes: tuple[str, ...]  # word class of each free word
-    subject: str  # "one", "two" or "": may the subject be a pronoun?
+    open: tuple[int, ...]  # positions of the arguments that may be pronouns
+    pair: bool  # both people in one slot
     parts: tuple[str, ...]
     longest: int  # bytes of the longest sentence it can make
 
@@ -71,17 +65,16 @@ def forms(world: World) -> dict[tuple[str, str], dict[str, str]]:
         ("person", ""): {p.name: p.name for p in people},
         ("person", "name"): {p.name: p.name for p in people},
         ("person", "s"): {p.name: p.name + "'s" for p in people},
-        ("person", "he"): {p.name: "she" if p.female else "he" for p in people},
         ("person", "his"): {p.name: "her" if p.female else "his" for p in people},
-        ("person", "him"): {p.name: "her" if p.female else "him" for p in people},
+        ("person", "him"): {p.name: p.name for p in people},
+        ("thing", "the"): {t.noun: f"the {t.noun}" for t in world.things},
+        ("thing", "my"): {t.noun: f"my {t.noun}" for t in world.things},
         ("thing", ""): {t.noun: t.noun for t in world.things},
         ("adjective", ""): {j: j for j in world.adjectives},
         ("adjective", "a"): {j: article(j) for j in world.adjectives},
         ("place", "the"): {p.name: f"the {p.name}" for p in places},
         ("place", "at"): {p.name: f"{p.preposition} the {p.name}" for p in places},
         ("spot", "in"): {s.noun: f"{s.preposition} the {s.noun}" for s in world.spot.values()},
-        ("spot", ""): {s.noun: s.noun for s in world.spot.values()},
-        ("spot", "pre"): {s.noun: s.preposition for s in world.spot.values()},
         ("food", ""): {f.noun: f.noun for f in world.foods},
         ("trade", ""): {t: t for t in world.trades},
         ("weather", ""): {w: w for w in WEATHERS if w in world.weathers},
@@ -90,15 +83,16 @@ def forms(world: World) -> dict[tuple[str, str], dict[str, str]]:
     }
 
 
-class _Node:
-    """A node of the prefix tree: where the words read so far can lead."""
-
-    __slots__ = ("literal", "slots", "templates")
-
-    def __init__(self) -> None:
-        self.literal: dict[str, _Node] = {}
-        self.slots: dict[str, tuple[dict[tuple[str, ...], str], tuple[int, ...], _Node]] = {}
-        self.templates: list[Template] = []
+def pronoun_forms(world: World) -> dict[tuple[str, str], dict[str, str]]:
+    """(argument type, form) -> value -> its pronoun, for the forms that have one."""
+    female = {p.name: p.female for p in world.people}
+    return {
+        ("person", ""): {name: "she" if f else "he" for name, f in female.items()},
+        ("person", "him"): {name: "her" if f else "him" for name, f in female.items()},
+        ("person", "s"): {name: "her" if f else "his" for name, f in female.items()},
+        ("thing", "the"): {t.noun: "it" for t in world.things},
+        ("thing", "my"): {t.noun: "it" for t in world.things},
+    }
 
 
 class Grammar:
@@ -107,6 +101,7 @@ class Grammar:
     def __init__(self, world: World) -> None:
         self.words = world.words
         self.forms = forms(world)
+        self.pronouns = pronoun_forms(world)
         self.female = {p.name: p.female for p in world.people}
         self.signatures = {key: signature for key, (signature, _) in world.sentences.items()}
         self.types = {k: tuple(LETTERS[x] for x in s) for k, s in self.signatures.items()}
@@ -116,44 +111,35 @@ class Grammar:
         }
         self.class_index = {c: {w: i for i, w in enumerate(ws)} for c, ws in self.words.items()}
         self._measure()
-        self._root = _Node()
-        for templates in self.templates.values():
-            for template in templates:
-                self._insert(template)
 
     # -- compiling -----------------------------------------------------------------------------
     def _compile(self, key: str, index: int, text: str) -> Template:
         signature = self.signatures[key]
-        pattern, getters, classes, subject, longest = [], [], [], "", 0
-        parts = tuple(part for part in _PART.split(text) if part)
+        pattern, getters, classes, positions, longest = [], [], [], [], 0
+        parts = tuple(part for part in PART.split(text) if part)
         for part in parts:
             if part == "{ab}":
-                subject = "two"
-                pattern.append("%s")
-                getters.append("pair")
+                positions += [0, 1]
+                getters.append(("pair", 0, None))
                 longest += 2 * max(map(len, self.forms["person", ""].values())) + len(" and ")
             elif part[0] == "{":
                 letter, _, form = part[1:-1].partition(".")
-                table = self.forms[LETTERS[letter], form]
-                at = signature.index(letter)
-                if at == 0 and LETTERS[letter] == "person" and not form:
-                    subject = "one"
-                    getters.append("subject")
-                else:
-                    getters.append((table, at))
-                pattern.append("%s")
-                longest += max(map(len, table.values()))
+                slot, at = (LETTERS[letter], form), signature.index(letter)
+                if slot in self.pronouns:
+                    positions.append(at)
+                getters.append((self.forms[slot], at, self.pronouns.get(slot)))
+                longest += max(map(len, self.forms[slot].values()))
             elif part[0] == "[":
-                getters.append((None, len(classes)))
+                getters.append(("word", len(classes), None))
                 classes.append(part[1:-1])
-                pattern.append("%s")
                 longest += max(map(len, self.words[part[1:-1]]))
             else:
-                pattern.append(part.replace("%", "%%"))
                 longest += len(part)
+            pattern.append("%s" if part[0] in "{[" else part)
         return Template(
-            key, index, "".join(pattern), tuple(getters), tuple(classes), subject, parts, longest
-        )
+            key, index, "".join(pattern), tuple(getters), tuple(classes),
+            tuple(sorted(positions)), "{ab}" in parts, parts, longest,
+        )  # fmt: skip
 
     def _measure(self) -> None:
         """Longest sentences in bytes: what the length bound of a story is built on."""
@@ -167,183 +153,24 @@ class Grammar:
 
     def describe(self) -> list:
         """Signatures and templates, for the fingerprint."""
-        return [[k, self.signatures[k], ["".join(t.parts) for t in ts]] for k, ts in self.templates.items()]
+        return [
+            [k, self.signatures[k], ["".join(t.parts) for t in ts]]
+            for k, ts in self.templates.items()
+        ]
 
     # -- writing -------------------------------------------------------------------------------
     def render(self, event: Event) -> str:
         """The sentence of an event."""
-        key, args, index, words, pronoun = event
+        key, args, index, words, pronouns = event
         template = self.templates[key][index]
         values = []
-        for getter in template.getters:
-            if getter == "subject":
-                if pronoun:
-                    values.append("she" if self.female[args[0]] else "he")
-                else:
-                    values.append(args[0])
-            elif getter == "pair":
-                values.append("they" if pronoun else f"{args[0]} and {args[1]}")
+        for table, at, pronoun in template.getters:
+            if table == "word":
+                values.append(words[at])
+            elif table == "pair":
+                values.append("they" if pronouns[:2] == (0, 1) else f"{args[0]} and {args[1]}")
+            elif pronoun is not None and at in pronouns:
+                values.append(pronoun[args[at]])
             else:
-                table, at = getter
-                values.append(words[at] if table is None else table[args[at]])
+                values.append(table[args[at]])
         return capital(template.pattern % tuple(values))
-
-    # -- reading -------------------------------------------------------------------------------
-    def _insert(self, template: Template) -> None:
-        node = self._root
-        for i, part in enumerate(template.parts):
-            if part == "{ab}":
-                # a name, "and", a name; or "they" for both
-                second = self._slot(self._literal(self._name(node, "a"), "and"), "{b}", "person", "name")
-                node = node.slots.setdefault("they", ({("they",): "they"}, (1,), second))[2]
-            elif part[0] == "{":
-                letter, _, form = part[1:-1].partition(".")
-                node = self._slot(node, "{" + letter + "}", LETTERS[letter], form)
-            elif part[0] == "[":
-                name = part[1:-1]
-                table = {tuple(_TOKEN.findall(w)): w for w in self.words[name]}
-                node = self._edge(node, f"[{name}]", table)
-            else:
-                # the capital of a sentence is put on last, and taken off first
-                text = part[0].lower() + part[1:] if i == 0 else part
-                for token in _TOKEN.findall(text):
-                    node = self._literal(node, token)
-        node.templates.append(template)
-
-    def _literal(self, node: _Node, token: str) -> _Node:
-        return node.literal.setdefault(token, _Node())
-
-    def _edge(self, node: _Node, label: str, table: dict[tuple[str, ...], str]) -> _Node:
-        if label not in node.slots:
-            lengths = tuple(sorted({len(key) for key in table}))
-            node.slots[label] = (table, lengths, _Node())
-        return node.slots[label][2]
-
-    def _name(self, node: _Node, letter: str) -> _Node:
-        return self._slot(node, "{" + letter + "}", "person", "name")
-
-    def _slot(self, node: _Node, letter: str, kind: str, form: str) -> _Node:
-        forms_ = self.forms[kind, form]
-        table = {tuple(_TOKEN.findall(text)): value for value, text in forms_.items()}
-        if (kind, form) in AGREEING:
-            table = {key: "" for key in table}
-        elif kind == "person" and not form:
-            table |= {(word,): word for word in PRONOUNS}
-        return self._edge(node, f"{letter}{form}", table)
-
-    @cached_property
-    def vocabulary(self) -> frozenset[str]:
-        """Every token of the language, as it is inside a sentence."""
-        known: set[str] = set(PRONOUNS)
-        nodes = [self._root]
-        while nodes:
-            node = nodes.pop()
-            known.update(node.literal)
-            nodes.extend(node.literal.values())
-            for table, _, after in node.slots.values():
-                known.update(token for key in table for token in key)
-                nodes.append(after)
-        return frozenset(known)
-
-    @staticmethod
-    def tokens(sentence: str) -> list[str]:
-        return _TOKEN.findall(sentence)
-
-    def _walk(self, node: _Node, tokens: list[str], at: int, found: list) -> Iterator:
-        if at == len(tokens):
-            for template in node.templates:
-                yield template, found
-            return
-        token = tokens[at]
-        after = node.literal.get(token)
-        if after is not None:
-            yield from self._walk(after, tokens, at + 1, found)
-        for label, (table, lengths, after) in node.slots.items():
-            for length in lengths:
-                value = table.get(tuple(tokens[at : at + length]))
-                if value is not None:
-                    step = [*found, (label, value)]
-                    yield from self._walk(after, tokens, at + length, step)
-
-    def read(self, sentence: str) -> list[tuple[Template, tuple[str | None, ...], tuple[str, ...]]]:
-        """All readings of a sentence: (template, arguments, free words).
-
-        An argument is None, or the whole pair is, where a pronoun stands for it.
-        """
-        tokens = self.tokens(sentence)
-        if not tokens:
-            return []
-        first = tokens[0]
-        if first not in self.female and first[:-2] not in self.female:
-            tokens[0] = first[0].lower() + first[1:]
-        readings = []
-        for template, found in self._walk(self._root, tokens, 0, []):
-            args: dict[str, str] = {}
-            words = []
-            pronoun = ""
-            for label, value in found:
-                if label[0] == "[":
-                    words.append(value)
-                elif value in PRONOUNS:
-                    pronoun = value
-                elif value:
-                    args.setdefault(label[1], value)
-            signature = self.signatures[template.key]
-            values = tuple(args.get(letter) for letter in signature)
-            if pronoun and not self._pronoun_fits(template, pronoun, values):
-                continue
-            if self._says(sentence, template, values, tuple(words), pronoun):
-                readings.append((template, values, tuple(words), pronoun))
-        return readings
-
-    @staticmethod
-    def _pronoun_fits(template: Template, pronoun: str, values: tuple) -> bool:
-        if pronoun == "they":
-            return template.subject == "two" and values[:2] == (None, None)
-        return template.subject == "one" and values[0] is None and None not in values[1:]
-
-    def _says(self, sentence, template, values, words, pronoun) -> bool:
-        """Does writing this reading give the sentence back?"""
-        if not pronoun:
-            if None in values or (template.subject == "two" and values[0] == values[1]):
-                return False
-            filled = values
-        elif pronoun == "they":
-            filled = (next(iter(self.female)), next(iter(self.female)), *values[2:])
-        else:  # any name of that gender will do: the sentence does not say which
-            name = next((n for n, f in self.female.items() if f == (pronoun == "she")), None)
-            if name is None:
-                return False
-            filled = (name, *values[1:])
-        return self.render(Event(template.key, filled, template.index, words, bool(pronoun))) == sentence
-
-    def begins(self, fragment: str) -> bool:
-        """Can some sentence begin like this? Tells a cut-off sentence from a wrong one."""
-        tokens = self.tokens(fragment)
-        if not tokens:
-            return True
-        first = tokens[0]
-        starts = {first, first[0].lower() + first[1:]}
-        return any(self._prefix(self._root, [s, *tokens[1:]], 0) for s in starts)
-
-    def _prefix(self, node: _Node, tokens: list[str], at: int) -> bool:
-        if at == len(tokens):
-            return True
-        last = at == len(tokens) - 1
-        token = tokens[at]
-        for text, after in node.literal.items():
-            if text == token and self._prefix(after, tokens, at + 1):
-                return True
-            if last and text.startswith(token):
-                return True
-        for table, lengths, after in node.slots.values():
-            for length in lengths:
-                if at + length <= len(tokens) and tuple(tokens[at : at + length]) in table:
-                    if self._prefix(after, tokens, at + length):
-                        return True
-            rest = tokens[at:]
-            for key in table:
-                n = len(rest)
-                if n <= len(key) and list(key[: n - 1]) == rest[:-1] and key[n - 1].startswith(rest[-1]):
-                    return True
-        return False

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llmcourse.data.tales.grammar import Event
+from llmcourse.data.tales.reader import FEMALE, Reading
 from llmcourse.data.tales.score import IMPOSSIBLE, Factors, factors
 from llmcourse.data.tales.simulate import Story, update
 from llmcourse.data.tales.state import State
@@ -43,23 +44,21 @@ def split_sentences(text: str) -> list[str]:
     return _BOUNDARY.split(text)
 
 
-def resolve(state: State, readings: list) -> tuple[Event | None, str]:
+def resolve(state: State, reading: Reading) -> tuple[Event | None, str]:
     """The event that a sentence tells in this state, or why it tells none."""
-    reason = "empty"
-    for template, args, words, pronoun in readings:
+    template, args, words, pronouns = reading
+    filled = list(args)
+    for at, pronoun in pronouns:
         if pronoun == "they":
-            if not state.pair:
-                reason = "it is not clear who they are"
-                continue
-            args = (*state.pair, *args[2:])
-        elif pronoun:
-            topic = state.topic
-            if not topic or state.world.grammar.female.get(topic) != (pronoun == "she"):
-                reason = f"it is not clear who {pronoun} is"
-                continue
-            args = (topic, *args[1:])
-        return Event(template.key, args, template.index, words, bool(pronoun)), ""
-    return None, reason
+            both = state.people if len(state.people) == 2 else state.pair
+            meant = both[at] if both else None
+        else:
+            meant = state.refers.get(FEMALE.get(pronoun, pronoun))
+        if not meant:
+            return None, f"it is not clear who or what {pronoun!r} is"
+        filled[at] = meant
+    positions = tuple(at for at, _ in pronouns)
+    return Event(template.key, tuple(filled), template.index, words, positions), ""
 
 
 def read_sentence(state: State, sentence: str, index: int) -> Step:
@@ -67,10 +66,10 @@ def read_sentence(state: State, sentence: str, index: int) -> Step:
 
     Raises ParseError if the sentence is outside the grammar.
     """
-    readings = state.world.grammar.read(sentence)
+    readings = state.world.reader.read(sentence)
     if not readings:
         raise ParseError(index, sentence, "not a sentence of this world")
-    event, reason = resolve(state, readings)
+    event, reason = resolve(state, readings[0])
     if event is None:
         return Step(index, sentence, None, IMPOSSIBLE, reason)
     found = factors(state, event)

@@ -60,7 +60,9 @@ class Floor:
     standard_error: float  # of `expected`, nats per byte
 
 
-def entropy_floor(texts: Sequence[str], world: World = VILLAGE, fresh: int = 0, seed: int = 0) -> Floor:
+def entropy_floor(
+    texts: Sequence[str], world: World = VILLAGE, fresh: int = 0, seed: int = 0
+) -> Floor:
     """The entropy floor of stories.
 
     With fresh = 0 the expectation is estimated from `texts` themselves (they must be an honest

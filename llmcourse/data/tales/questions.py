@@ -40,12 +40,10 @@ DEEDS = {
     "mend": ("Who mended the {1}?", 0),
     "share": ("Who shared the {2} with {1}?", 0),
     "comfort": ("Who comforted {1}?", 0),
-    "thank": ("Who thanked {1}?", 0),
+    "thank": ("Who said thank you?", 0),
     "reply.no": ("Who said no?", 0),
     "reply.yes": ("Who said yes?", 0),
-    "reply.forgive": ("Who forgave {1}?", 0),
     "put": ("Who left the {1} behind?", 0),
-    "break": ("Who broke the {1}?", 0),
     "have.food": ("Who brought {1}?", 0),
 }
 
@@ -137,7 +135,7 @@ def _order(story: Story) -> Iterator[Question]:
     told = [
         (i, s)
         for i, (s, e) in enumerate(zip(story.sentences, story.events, strict=True))
-        if not e.pronoun and e.kind not in ("open", "plot", "clue", "end")
+        if not e.pronouns and e.kind not in ("open", "plot", "clue", "end")
     ]
     told = [(i, s) for i, s in told if story.sentences.count(s) == 1]
     if len(told) > 1:
@@ -166,5 +164,7 @@ def questions(text: str | Story, world: World = VILLAGE) -> list[Question]:
     parts = (_people, _things, _deeds, _order, _not_in_story)
     found = [question for part in parts for question in part(story)]
     if story.state.weather:
-        found.append(_known("weather", "What was the weather like in the end?", story.state.weather))
+        found.append(
+            _known("weather", "What was the weather like in the end?", story.state.weather)
+        )
     return found

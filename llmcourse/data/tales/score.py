@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llmcourse.data.tales.grammar import Event
 from llmcourse.data.tales.rules import Free
-from llmcourse.data.tales.simulate import menu, pronoun_possible, update
+from llmcourse.data.tales.simulate import menu, update
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 
@@ -54,8 +54,8 @@ def factors(state: State, event: Event) -> Factors:
     """The log-probability of an event in this state, by where it comes from."""
     world = state.world
     template = world.grammar.templates[event.key][event.template]
-    possible = bool(template.subject) and pronoun_possible(state, template.subject, event.args)
-    if event.pronoun and not possible:
+    clear = state.clear(template, event.args) if template.open else ()
+    if event.pronouns not in ((), clear):
         return IMPOSSIBLE
     entries = menu(state)
     kind = event.kind
@@ -73,8 +73,8 @@ def factors(state: State, event: Event) -> Factors:
     for name in template.classes:
         n_words *= len(world.grammar.words[name])
     said = 1.0 / len(world.grammar.templates[event.key])
-    if possible:
-        said *= world.pronoun_rate if event.pronoun else 1.0 - world.pronoun_rate
+    if clear:
+        said *= world.pronoun_rate if event.pronouns else 1.0 - world.pronoun_rate
     return Factors(
         math.log(entry.weight / sum(e.weight for e in entries)),
         math.log(weight / sum(c[0] for c in entry.cases)),
@@ -91,5 +91,3 @@ def score_events(events: Iterable[Event], world: World = VILLAGE) -> tuple[list[
         scores.append(factors(state, event).total)
         update(state, event, world.grammar.render(event))
     return scores, state
-
-

@@ -85,13 +85,6 @@ def menu(state: State) -> list[Entry]:
     return entries
 
 
-def pronoun_possible(state: State, subject: str, args: tuple[str, ...]) -> bool:
-    """May the subject of this sentence be a pronoun?"""
-    if subject == "one":
-        return state.topic == args[0]
-    return subject == "two" and state.pair == args[:2]
-
-
 def _pick(rng: random.Random, weighted: list, total: float):
     target = rng.random() * total
     for item in weighted:
@@ -122,16 +115,17 @@ def draw(state: State, rng: random.Random) -> tuple[Event, float]:
     templates = grammar.templates[key]
     template = templates[int(rng.random() * len(templates))]
     probability /= len(templates)
-    pronoun = False
-    if template.subject and pronoun_possible(state, template.subject, chosen):
-        pronoun = rng.random() < world.pronoun_rate
-        probability *= world.pronoun_rate if pronoun else 1.0 - world.pronoun_rate
+    pronouns = state.clear(template, chosen) if template.open else ()
+    if pronouns:
+        said = rng.random() < world.pronoun_rate
+        probability *= world.pronoun_rate if said else 1.0 - world.pronoun_rate
+        pronouns = pronouns if said else ()
     words = []
     for name in template.classes:
         options = grammar.words[name]
         probability /= len(options)
         words.append(options[int(rng.random() * len(options))])
-    return Event(key, chosen, template.index, tuple(words), pronoun), probability
+    return Event(key, chosen, template.index, tuple(words), pronouns), probability
 
 
 def update(state: State, event: Event, sentence: str) -> None:
@@ -153,7 +147,9 @@ def fix_hidden(state: State, rng: random.Random, hidden: dict) -> float:
     return log_prior
 
 
-def simulate(rng: random.Random, world: World = VILLAGE) -> Iterator[tuple[Event, str, float, dict]]:
+def simulate(
+    rng: random.Random, world: World = VILLAGE
+) -> Iterator[tuple[Event, str, float, dict]]:
     """A story as it happens: (event, sentence, joint log-probability so far, hidden truth)."""
     state, hidden, total = State(world), {}, 0.0
     while not state.ended:

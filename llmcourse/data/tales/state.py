@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
-    from llmcourse.data.tales.grammar import Event
+    from llmcourse.data.tales.grammar import Event, Template
     from llmcourse.data.tales.world import World
 
 # P(yes | kind heart) and P(yes | unkind heart): how a hidden trait shows itself.
@@ -29,10 +28,43 @@ class State:
     """What is true so far. Mutable; `copy` before trying something out."""
 
     __slots__ = (
-        "adjective", "asked", "belief", "broken", "bytes", "companion", "counts", "ended", "food",
-        "fresh", "friend", "hero", "holder", "last", "lying", "mood", "n", "owed", "owner", "pair",
-        "pending", "people", "phase", "place", "plot", "promise", "quarrel", "searched", "solved",
-        "spots", "time", "told", "topic", "trade", "wanted", "weather", "world",
+        "adjective",
+        "asked",
+        "belief",
+        "broken",
+        "bytes",
+        "companion",
+        "counts",
+        "ended",
+        "food",
+        "fresh",
+        "friend",
+        "hero",
+        "holder",
+        "last",
+        "lying",
+        "mood",
+        "n",
+        "owed",
+        "owner",
+        "pair",
+        "pending",
+        "people",
+        "phase",
+        "place",
+        "plot",
+        "promise",
+        "quarrel",
+        "refers",
+        "searched",
+        "solved",
+        "spots",
+        "time",
+        "told",
+        "trade",
+        "wanted",
+        "weather",
+        "world",
     )  # fmt: skip
 
     def __init__(self, world: World) -> None:
@@ -74,7 +106,7 @@ class State:
         self.spots: tuple[str, ...] = ()  # where the lost thing may be
         self.searched: set[str] = set()
         # what he, she and they would refer to in the next sentence
-        self.topic = ""
+        self.refers: dict[object, str] = {}  # True: she, False: he, "it": it
         self.pair: tuple[str, ...] = ()
         # hidden variable -> value -> probability; and those just born
         self.belief: dict[str, dict] = {}
@@ -144,32 +176,49 @@ class State:
         self.holder[noun] = holder
         self.lying.pop(noun, None)
 
-    def advance(self, event: Event, sentence: str) -> None:
-        """Bookkeeping that every event shares: length, counts, and pronouns.
+    def clear(self, template: Template, args: tuple[str, ...]) -> tuple[int, ...]:
+        """Positions of the arguments that a pronoun would make clear in the next sentence.
 
-        "She" is clear when the last sentence was about one woman and named no other; "they"
-        when it named exactly two people.
+        She is the last woman mentioned, he the last man, it the last thing; they are the two
+        people of the story, or of the last sentence that named two. Nobody is clear in a sentence
+        about two people of one gender.
         """
+        female = self.world.grammar.female
+        if template.pair:
+            both = len(self.people) == 2 or self.pair == args[:2]
+            found = [0, 1] if both else []
+        else:
+            found = []
+        genders = [female[arg] for arg in args if arg in female]
+        crowded = len(genders) != len(set(genders))
+        for at in template.open:
+            arg = args[at]
+            if arg in female:
+                if not template.pair and not crowded and self.refers.get(female[arg]) == arg:
+                    found.append(at)
+            elif self.refers.get("it") == arg:
+                found.append(at)
+        return tuple(found)
+
+    def mention(self, thing: str) -> None:
+        """From now on, it is this thing."""
+        self.refers["it"] = thing
+
+    def advance(self, event: Event, sentence: str) -> None:
+        """Bookkeeping that every event shares: length, counts, and what pronouns refer to."""
         self.n += 1
         self.bytes += len(sentence) + 1
         kind = event.key.partition(".")[0]
         self.last = kind
         self.counts[kind] = self.counts.get(kind, 0) + 1
         grammar = self.world.grammar
-        named = [a for a, t in zip(event.args, grammar.types[event.key], strict=True) if t == "person"]
-        if not named:
-            return  # a bird sang: she is still who she was
-        self.topic = ""
-        self.pair = ()
+        named = []
+        for arg, type_ in zip(event.args, grammar.types[event.key], strict=True):
+            if type_ == "person":
+                named.append(arg)
+            elif type_ == "thing":
+                self.mention(arg)
+        for name in reversed(named):  # the subject is mentioned last, so to speak
+            self.refers[grammar.female[name]] = name
         if len(named) == 2:
-            first, second = named
-            if self.people.index(first) > self.people.index(second):
-                first, second = second, first
-            self.pair = (first, second)
-        if grammar.templates[event.key][event.template].subject != "two":
-            subject = named[0]
-            female = grammar.female
-            if len(named) == 1 or female[named[0]] != female[named[1]]:
-                self.topic = subject
-
-
+            self.pair = tuple(sorted(named, key=self.people.index))

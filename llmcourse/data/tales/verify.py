@@ -68,7 +68,9 @@ def explain(state: State, event: Event) -> str:
         return "the story has already begun"
     if state.pending and kind != "reply":
         return f"{state.pending[0]} has not answered yet"
-    types = state.world.grammar.types[event.key]
+    grammar = state.world.grammar
+    template = grammar.templates[event.key][event.template]
+    types = grammar.types[event.key]
     newcomers = kind in ("meet",)
     for value, type_ in zip(event.args, types, strict=True):
         if type_ == "person" and value not in state.people and not newcomers:
@@ -76,19 +78,21 @@ def explain(state: State, event: Event) -> str:
         if type_ == "person" and kind not in ("meet", "end") and state.phase == "body":
             here = state.place[state.hero]
             if state.place.get(value) != here:
-                return f"{value} is not {state.world.grammar.forms['place', 'at'][here]}"
+                return f"{value} is not {grammar.forms['place', 'at'][here]}"
         if type_ == "thing" and value not in state.adjective and event.key != "have.thing":
             return f"there is no {value} in the story"
         if type_ == "food" and value not in state.food.values() and kind in ("share", "eat", "ask"):
             return f"nobody has any {value}"
         if type_ == "spot" and kind == "look" and value in state.searched:
             return f"the {value} has been searched before"
+    if event.pronouns not in ((), state.clear(template, event.args)):
+        return "what is clear is said partly by name and partly by pronoun"
     return "this cannot happen at this point"
 
 
 def _ungrammatical(sentence: str, world: World) -> str:
-    known = world.grammar.vocabulary
-    for token in world.grammar.tokens(sentence):
+    known = world.reader.vocabulary
+    for token in world.reader.tokens(sentence):
         if token not in known and token[:1].lower() + token[1:] not in known:
             return f"unknown word {token!r}"
     return "not a sentence of this world"
@@ -109,7 +113,7 @@ def verify(text: str, world: World = VILLAGE) -> Verdict:
         try:
             step = read_sentence(state, sentence, index)
         except ParseError:
-            if last and sentence.rstrip('"')[-1:] not in ".!?" and world.grammar.begins(sentence):
+            if last and world.reader.begins(sentence):
                 found.append(SentenceVerdict(sentence, False, False, True, "unfinished"))
             else:
                 reason = _ungrammatical(sentence, world)

@@ -12,12 +12,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from llmcourse.data.tales import vocabulary as v
 from llmcourse.data.tales.grammar import Grammar
+from llmcourse.data.tales.reader import Reader
 from llmcourse.data.tales.templates import SENTENCES
 
 PLOTS = ("lost", "gift", "quarrel", "hungry", "broken", "wish")
+
+
+# How hard a story is to follow: its length, its cast, and how much pronouns leave to the reader.
+DIFFICULTIES: dict[str, dict[str, Any]] = {
+    "easy": {"max_people": 2, "max_sentences": 8, "pronoun_rate": 0.5},
+    "village": {},
+    "hard": {"min_sentences": 9, "max_sentences": 14, "pronoun_rate": 0.95},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +46,8 @@ class World:
     kinds: tuple[str, ...] | None = None  # event kinds allowed in the body; None: all
     words_per_class: int | None = None  # at most this many free words in a class; None: all
     templates_per_key: int | None = None  # at most this many paraphrases; None: all
-    pronoun_rate: float = 0.7  # probability of he, she, they where it is clear
+    max_people: int = 3  # in one story
+    pronoun_rate: float = 0.85  # probability of he, she, they where it is clear
     kind_rate: float = 0.6  # probability that a person has a kind heart (hidden)
     min_sentences: int = 6  # sentences, ending included
     max_sentences: int = 12  # sentences, ending included
@@ -44,12 +55,13 @@ class World:
     name: str = field(default="village")
 
     def __post_init__(self) -> None:
-        for attribute, least in (("people", 4), ("things", 2), ("adjectives", 1), ("places", 2),
-                                 ("foods", 1), ("trades", 2), ("weathers", 1), ("times", 1),
-                                 ("plots", 1)):  # fmt: skip
+        least = dict.fromkeys(("adjectives", "foods", "weathers", "times", "plots"), 1)
+        least |= {"people": max(2, self.max_people), "trades": max(1, self.max_people - 1)}
+        least |= {"places": 2, "things": 3}
+        for attribute, n in least.items():
             found = getattr(self, attribute)
-            if len(found) < least:
-                raise ValueError(f"World.{attribute} has {len(found)} entries; needs {least} or more")
+            if len(found) < n:
+                raise ValueError(f"World.{attribute} has {len(found)} entries; needs {n} or more")
         unknown = set(self.plots) - set(PLOTS)
         if unknown:
             raise ValueError(f"World.plots has {sorted(unknown)}; known plots are {PLOTS}")
@@ -71,6 +83,11 @@ class World:
     def grammar(self) -> Grammar:
         """The compiled sentences of this world."""
         return Grammar(self)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The same sentences, for reading."""
+        return Reader(self.grammar)
 
     @cached_property
     def words(self) -> dict[str, tuple[str, ...]]:
@@ -101,6 +118,11 @@ class World:
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self.person)
+
+    @cached_property
+    def names_of(self) -> dict[bool, tuple[str, ...]]:
+        """Names of women (True) and of men (False)."""
+        return {f: tuple(p.name for p in self.people if p.female == f) for f in (True, False)}
 
     @cached_property
     def nouns(self) -> tuple[str, ...]:
@@ -140,18 +162,26 @@ class World:
         )
 
     @classmethod
+    def of_difficulty(cls, level: str) -> World:
+        """The village at one of the levels of `DIFFICULTIES`. Raises ValueError for another."""
+        if level not in DIFFICULTIES:
+            raise ValueError(f"difficulty {level!r} must be one of {', '.join(DIFFICULTIES)}")
+        return cls(**DIFFICULTIES[level], name=f"{level} village")
+
+    @classmethod
     def hamlet(cls, plot: str = "lost", max_sentences: int = 5, **changes: object) -> World:
         """A tiny world of one plot whose every story can be listed (`enumerate_stories`)."""
-        people = tuple(p for p in v.PEOPLE if p.name in ("Mia", "Ann", "Tom", "Ben"))
+        people = tuple(p for p in v.PEOPLE if p.name in ("Mia", "Ada", "Tom"))
         settings: dict[str, object] = {
             "people": people,
-            "things": tuple(t for t in v.THINGS if t.noun in ("kite", "drum")),
+            "things": tuple(t for t in v.THINGS if t.noun in ("kite", "drum", "book")),
             "adjectives": ("red",),
             "places": v.PLACES[:2],
             "foods": tuple(f for f in v.FOODS if f.noun in ("bread", "soup")),
             "trades": ("baker", "cook"),
             "weathers": ("sunny",),
             "times": ("day",),
+            "max_people": 2,
             "plots": (plot,),
             "words_per_class": 1,
             "templates_per_key": 1,
@@ -174,7 +204,7 @@ class World:
             self.words,
             [p.name for p in self.people], self.nouns, self.adjectives, self.place_names,
             list(self.spot), self.food_names, self.trades, self.weathers, self.times, self.plots,
-            self.kinds, self.pronoun_rate, self.kind_rate,
+            self.kinds, self.max_people, self.pronoun_rate, self.kind_rate,
             self.min_sentences, self.max_sentences, self.max_bytes,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

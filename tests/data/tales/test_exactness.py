@@ -7,8 +7,10 @@ from collections import defaultdict
 import pytest
 
 from llmcourse.data import tales
+from llmcourse.data.tales import vocabulary as v
 from llmcourse.data.tales.forecast import Forecast
 from llmcourse.data.tales.simulate import simulate
+from llmcourse.data.tales.state import WHERE
 
 # Each small world exercises other rules; `kinds` keeps deep ones small enough to list.
 HAMLETS = {
@@ -18,19 +20,21 @@ HAMLETS = {
     "hungry": tales.World.hamlet("hungry", 5),
     "broken": tales.World.hamlet("broken", 4),
     "wish": tales.World.hamlet("wish", 5),
-    "search": tales.World.hamlet("lost", 9, kinds=("move", "look", "put", "take", "why")),
-    "searching together": tales.World.hamlet("lost", 8, kinds=("ask", "walk", "look", "meet")),
+    "search": tales.World.hamlet("lost", 6, kinds=("move", "look")),
+    "searching together": tales.World.hamlet(
+        "lost", 6, kinds=("ask", "look", "meet"), things=v.THINGS[:3], trades=v.TRADES[:1]
+    ),
     "making up": tales.World.hamlet("quarrel", 7, kinds=("ask", "give", "thank", "comfort")),
     "supper": tales.World.hamlet("hungry", 7, kinds=("meet", "have", "ask", "share")),
     "mending": tales.World.hamlet("broken", 7, kinds=("meet", "ask", "mend", "thank")),
-    "giving": tales.World.hamlet("gift", 7, kinds=("move", "give", "play", "break")),
-    "wishing": tales.World.hamlet("wish", 7, kinds=("meet", "have", "ask", "give", "feel")),
+    "giving": tales.World.hamlet("gift", 7, kinds=("move", "give", "play", "put")),
+    "wishing": tales.World.hamlet("wish", 6, kinds=("meet", "have", "ask", "give")),
     "two ways to say": tales.World.hamlet(
-        "lost", 5, kinds=("move", "look"), templates_per_key=2, words_per_class=2
+        "broken", 4, kinds=("mend",), templates_per_key=2, words_per_class=2
     ),
-    "forced to end": tales.World.hamlet("lost", 12, kinds=("move", "look"), max_bytes=250),
+    "forced to end": tales.World.hamlet("lost", 12, kinds=("move", "look"), max_bytes=230),
 }
-LIMIT = 40_000  # stories; a hamlet beyond it is a mistake in this file
+LIMIT = 70_000  # stories; a hamlet beyond it is a mistake in this file
 
 
 def listed(name: str) -> dict[str, list[tuple[tuple, float]]]:
@@ -64,36 +68,36 @@ def test_hidden_variables_are_truly_hidden():
     assert max(ways) == 4  # four spots, none searched
     assert min(ways) == 1  # found
     state = tales.read_state(
-        "Ann sat in the barn one sunny day. She could not find her red ball. "
-        "It had to be in the barn or in the kitchen. Ann looked in the hay and found the ball!"
+        "Ada sat in the barn one sunny day. She could not find her red ball. "
+        "It had to be in the barn or in the kitchen. Ada looked in the hay and found the ball!"
     )
-    belief = next(b for v, b in state.belief.items() if "lies" in v)
+    belief = state.belief[WHERE]
     assert belief["hay"] == 1.0 and sum(belief.values()) == pytest.approx(1.0)
 
 
 def test_bayesian_search():
     """After k empty spots of four, the next holds the thing with probability 1 / (4 - k)."""
     text = (
-        "Ann sat in the barn one sunny day. She could not find her red ball. "
+        "Ada sat in the barn one sunny day. She could not find her red ball. "
         "It had to be in the barn or in the kitchen."
     )
     state = tales.read_state(text)
     spots = iter(("hay", "ladder", "cupboard", "table"))
     beliefs = []
     for sentence in (
-        " Ann looked in the hay and saw only a pale root.",
-        " Ann looked behind the ladder and saw only a pale root.",
+        " Ada looked in the hay and saw a pale nail.",
+        " Ada looked behind the ladder and saw a pale nail.",
         " She went to the kitchen.",
-        " She looked in the cupboard and saw only a pale root.",
+        " She looked in the cupboard and saw a pale nail.",
     ):
         if "looked" in sentence:
-            beliefs.append(state.belief["where the lost thing lies"][next(spots)])
+            beliefs.append(state.belief[WHERE][next(spots)])
         text += sentence
         state = tales.read_state(text)
-    beliefs.append(state.belief["where the lost thing lies"][next(spots)])
+    beliefs.append(state.belief[WHERE][next(spots)])
     assert beliefs == pytest.approx([1 / 4, 1 / 3, 1 / 2, 1.0])
     # then the last spot must hold it: looking there in vain is impossible
-    vain = text + " She looked under the table and saw only a pale root."
+    vain = text + " She looked under the table and saw a pale nail."
     verdict = tales.verify(vain)
     assert verdict.grammatical and not verdict.consistent
 
@@ -107,7 +111,7 @@ def test_log_probability_marginalises_what_the_simulator_knew():
         assert story.joint_log_probability <= story.log_probability + 1e-9
         posterior.append(math.exp(story.joint_log_probability - story.log_probability))
         expected = math.prod(
-            story.state.belief[v][value] for v, value in story.hidden.items()
+            story.state.belief[name][value] for name, value in story.hidden.items()
         )
         assert posterior[-1] == pytest.approx(expected, rel=1e-9)
     assert 0.3 < sum(posterior) / len(posterior) < 0.9
@@ -117,7 +121,7 @@ def test_importance_identity():
     """Sum over texts of p(text) = 1, checked by Monte Carlo with a wrong simulator: drawing
     stories from one world and weighing them by another gives weights of mean 1."""
     base = tales.World.hamlet("lost", 6, kinds=("move", "look", "meet"))
-    other = tales.World.hamlet("lost", 6, kinds=("move", "look", "meet"), pronoun_rate=0.4)
+    other = tales.World.hamlet("lost", 6, kinds=("move", "look", "meet"), pronoun_rate=0.75)
     weights = []
     for text in tales.sample_stories(4000, 5, base):
         ratio = tales.log_probability(text, other) - tales.log_probability(text, base)
@@ -150,18 +154,18 @@ def test_next_sentence_distribution_sums_to_one(seed):
 
 
 def test_forecast_agrees_with_the_listed_distribution():
-    prefix = "Ann sat in the barn one sunny day. She could not find her red ball."
+    prefix = "Ada sat in the barn one sunny day. She could not find her red ball."
     table = tales.next_sentences(prefix)
     forecast = tales.forecast(prefix)
-    assert forecast.count() == len(table) == 4 * 12 * 11
+    assert forecast.count() == len(table) == 2 * 8 * 7
     entropy = -math.fsum(p * math.log(p) for p in table.values())
     assert forecast.entropy() == pytest.approx(entropy)
     for sentence, p in table.items():
         assert forecast.log_probability(sentence) == pytest.approx(math.log(p))
     assert forecast.sample(random.Random(0)) in table
     assert forecast.log_probability("") == -math.inf
-    with pytest.raises(ValueError, match="more than the limit of 100"):
-        tales.next_sentences(prefix, limit=100)
+    with pytest.raises(ValueError, match="more than the limit of 50"):
+        tales.next_sentences(prefix, limit=50)
     done = Forecast(tales.sample_story(1).state)
     assert done.log_probability("") == 0.0 and done.sample(random.Random(0)) == ""
 

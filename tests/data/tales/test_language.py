@@ -49,9 +49,9 @@ def test_a_tighter_bound_is_kept_too():
 def test_enough_words_kinds_and_paraphrases():
     stories = [tales.sample_story(seed) for seed in range(400)]
     words = Counter(w.lower() for s in stories for w in re.findall(r"[A-Za-z]+", s.text))
-    assert len(words) >= 600
+    assert len(words) >= 500
     kinds = Counter(e.kind for s in stories for e in s.events)
-    assert len(kinds) >= 24
+    assert len(kinds) >= 20
     several = [len(texts) >= 2 for _, texts in SENTENCES.values()]
     assert all(several)
     assert all(2 <= len(s.state.people) <= 3 or len(s.state.people) == 1 for s in stories)
@@ -100,7 +100,10 @@ def _random_event(key: str, index: int, rng: random.Random) -> Event:
         args.append(rng.choice([x for x in pools[type_] if x not in args]))
     template = grammar.templates[key][index]
     words = tuple(rng.choice(grammar.words[c]) for c in template.classes)
-    return Event(key, tuple(args), index, words, bool(template.subject) and rng.random() < 0.5)
+    pronouns = tuple(at for at in template.open if rng.random() < 0.5)
+    if template.pair and len(set(pronouns) & {0, 1}) == 1:
+        pronouns = tuple(at for at in pronouns if at > 1)
+    return Event(key, tuple(args), index, words, pronouns)
 
 
 def test_every_sentence_has_exactly_one_reading():
@@ -111,13 +114,13 @@ def test_every_sentence_has_exactly_one_reading():
         for index, _ in itertools.product(range(len(templates)), range(25)):
             event = _random_event(key, index, rng)
             sentence = grammar.render(event)
-            readings = grammar.read(sentence)
+            readings = tales.VILLAGE.reader.read(sentence)
             assert len(readings) == 1, (sentence, [r[0].key for r in readings])
-            template, args, words, pronoun = readings[0]
+            template, args, words, pronouns = readings[0]
             assert (template.key, template.index, words) == (key, index, event.words)
-            assert bool(pronoun) == event.pronoun
-            known = [a for a in args if a is not None]
-            assert known == list(event.args)[len(event.args) - len(known) :]
+            assert tuple(at for at, _ in pronouns) == event.pronouns
+            hidden = (None if i in event.pronouns else x for i, x in enumerate(event.args))
+            assert args == tuple(hidden)
             assert tales.split_sentences(f"{sentence} {sentence}") == [sentence, sentence]
             assert len(sentence) <= grammar.templates[key][index].longest
 
@@ -136,12 +139,53 @@ def test_articles_and_pronouns():
     assert not re.search(r"\b[Aa] [aeiou]", text)
     assert not re.search(r"\b[Aa]n [^aeiou]", text)
     women = {p.name for p in tales.PEOPLE if p.female}
+    said = 0
     for seed in range(200):
-        for sentence, event in zip(*(getattr(tales.sample_story(seed), f) for f in ("sentences", "events")), strict=True):
-            if event.pronoun and not event.key.startswith(("walk", "play", "end.friends", "end.apart")):
-                assert sentence.split()[0].strip('"') in ("She", "He") or event.key
-                word = "she" if event.args[0] in women else "he"
-                assert re.search(rf"\b{word}\b", sentence, re.IGNORECASE)
+        story = tales.sample_story(seed)
+        for sentence, event in zip(story.sentences, story.events, strict=True):
+            named = [a for i, a in enumerate(event.args) if i not in event.pronouns]
+            for at in event.pronouns:
+                said += 1
+                word = event.args[at]
+                assert word not in named and not re.search(rf"\b{word}\b", sentence)
+                if word in tales.OBJECTS:
+                    assert re.search(r"\b[Ii]t\b", sentence)
+                elif not re.search(r"\b[Tt]hey\b", sentence):
+                    fitting = "she|her" if word in women else "he|him|his"
+                    assert re.search(rf"\b({fitting})\b", sentence, re.IGNORECASE)
+    assert said > 500
+
+
+def test_only_what_is_clear_is_a_pronoun():
+    story = "Ada sat in the barn one sunny day. Tom grabbed her red kite, and they fought."
+    for sentence, good in {
+        " She gladly gave it to him.": True,
+        " Ada gladly gave the kite to Tom.": True,
+        " She gladly gave the kite to Tom.": False,  # all that is clear, or none
+        " Ada gladly gave it to him.": False,
+        " They gladly gave it to him.": False,
+        " He was cross with her.": True,
+    }.items():
+        assert tales.verify(story + sentence).consistent is good
+    third = story + " Ben the baker ran up."
+    assert tales.read_state(third).refers[False] == "Ben"
+    # Tom must be named now, and two men in one sentence are both named
+    assert tales.verify(third + " Tom was cross with her.").consistent
+    assert not tales.verify(third + " He was cross with her.").consistent
+
+
+def test_difficulties():
+    n = {}
+    for level in ("easy", "village", "hard"):
+        world = tales.World.of_difficulty(level)
+        texts = tales.sample_stories(200, 1, world)
+        assert all(tales.verify(t, world).complete for t in texts[:20])
+        n[level] = sum(len(tales.split_sentences(t)) for t in texts) / len(texts)
+        assert max(map(len, texts)) <= 511
+    assert n["easy"] + 1 < n["village"] < n["hard"] - 1
+    assert tales.World.of_difficulty("village").max_sentences == tales.VILLAGE.max_sentences
+    with pytest.raises(ValueError, match="one of easy, village, hard"):
+        tales.World.of_difficulty("fiendish")
 
 
 def test_held_out_world():

@@ -7,7 +7,7 @@ import pytest
 
 from llmcourse.data import tales
 
-START = "Ann sat in the barn one sunny day. She could not find her red ball."
+START = "Ada sat in the barn one sunny day. She could not find her red ball."
 CLUE = " It had to be in the barn or in the kitchen."
 
 
@@ -59,29 +59,30 @@ def test_damage_is_found():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("Tom gave the ball to Ann.", "the story needs an opening first"),
+        ("Tom gladly gave the ball to Ada.", "the story needs an opening first"),
         (START + " Tom felt so sad.", "the story needs a place to go first"),
         (START + CLUE + " Tom felt so sad.", "Tom is not in the story"),
-        (START + CLUE + " He felt so sad.", "it is not clear who he is"),
-        (START + CLUE + " They took turns with the ball under the elm.", "who they are"),
-        (START + CLUE + " Ann put the kite in the hay.", "there is no kite in the story"),
-        (START + CLUE + " Ann looked in the reeds and found the ball!", "cannot happen"),
+        (START + CLUE + " He felt so sad.", "it is not clear who or what 'he' is"),
+        (START + CLUE + " They gladly played with the ball.", "who or what 'they' is"),
+        (START + CLUE + " Ada gladly put the kite in the hay.", "there is no kite in the story"),
+        (START + CLUE + " Ada looked in the reeds and found the ball!", "cannot happen"),
+        (START + CLUE + " Ada looked in the hay in vain.", "unknown word 'vain'"),
+        (START + CLUE + " Ada looked in the red hay.", "not a sentence of this world"),
         (
-            START + CLUE + " Ann looked in the hay in vain.",
-            "not a sentence of this world",
-        ),
-        (
-            START + CLUE + " Ann looked in the old hay in vain. She looked in the dark hay in vain.",
+            START
+            + CLUE
+            + " Ada looked in the hay and saw a wet nail. She looked in the hay and saw "
+            "a wet nail.",
             "the hay has been searched before",
         ),
-        (START + CLUE + " Ann sat in the barn one sunny day.", "already begun"),
+        (START + CLUE + " Ada sat in the barn one sunny day.", "already begun"),
         (
-            START + CLUE + " Soon Tom the baker ran up. Ann politely asked Tom to help find the "
-            "ball. She felt so sad.",
+            START + CLUE + " Soon Tom the baker ran up. She politely asked for help to find "
+            "it. She felt so sad.",
             "Tom has not answered yet",
         ),
         (
-            START + CLUE + " Soon Tom the baker ran up. Ann went to the kitchen. Tom felt so sad.",
+            START + CLUE + " Soon Tom the baker ran up. Ada went to the kitchen. Tom felt so sad.",
             "Tom is not in the kitchen",
         ),
     ],
@@ -101,40 +102,40 @@ def test_nothing_follows_an_ending():
 
 def test_texts_outside_and_impossible_texts():
     with pytest.raises(tales.ParseError, match="sentence 2: not a sentence") as caught:
-        tales.log_probability("Ann sat in the barn one sunny day. Xyzzy.")
+        tales.log_probability("Ada sat in the barn one sunny day. Xyzzy.")
     assert caught.value.index == 1 and isinstance(caught.value, ValueError)
     with pytest.raises(tales.ParseError):
         tales.log_probability("")
     assert tales.log_probability(START) == float("-inf")  # no ending
-    assert tales.log_probability("Tom gave the ball to Ann.") == float("-inf")
+    assert tales.log_probability("Tom gladly gave the ball to Ada.") == float("-inf")
     with pytest.raises(ValueError, match="cannot happen"):
-        tales.parse("Tom gave the ball to Ann.")
+        tales.parse("Tom gladly gave the ball to Ada.")
     with pytest.raises(ValueError, match="this cannot happen"):
-        tales.next_kinds("Tom gave the ball to Ann.")
+        tales.next_kinds("Tom gladly gave the ball to Ada.")
 
 
 def test_questions_have_true_answers():
     text = (
-        START + CLUE + " Soon Tom the baker ran up. Ann looked in the hay and found the ball! "
-        "Then Ann and Tom played with the ball. It had been a fine day in the old village."
+        START + CLUE + " Soon Tom the baker ran up. Ada looked in the hay and found the ball! "
+        "Then Ada and Tom played with the ball. It had been a fine day in the old village."
     )
     asked = {q.text: q for q in tales.questions(text)}
     answers = {
-        "Where was Ann last?": "in the barn",
-        "Who found the ball?": "Ann",
-        "Who had the ball in the end?": "Ann",
+        "Where was Ada last?": "in the barn",
+        "Who found the ball?": "Ada",
+        "Who had the ball in the end?": "Ada",
         "How did Tom feel in the end?": "happy",
         "Why did Tom feel happy in the end?": "because playing with the ball was fun",
         "What was Tom's trade?": "baker",
-        "What was Ann's trade?": tales.UNKNOWN,
+        "What was Ada's trade?": tales.UNKNOWN,
         "What kind of ball was it?": "a red ball",
         "Where was the person who had the ball last?": "in the barn",
-        "Who came into the story first, Ann or Tom?": "Ann",
+        "Who came into the story first, Ada or Tom?": "Ada",
         "What was the weather like in the end?": "sunny",
     }
     assert {q: asked[q].answer for q in answers} == answers
     assert asked["Where was the person who had the ball last?"].hops == 2
-    assert not asked["What was Ann's trade?"].answerable
+    assert not asked["What was Ada's trade?"].answerable
 
 
 def test_questions_about_sampled_stories():
@@ -152,4 +153,14 @@ def test_questions_about_sampled_stories():
             if q.kind == "who has" and q.answerable:
                 assert story.state.holder[q.text.split()[3]] == q.answer
         assert any(not q.answerable for q in found) and any(q.answerable for q in found)
-    assert kinds == {"where", "who has", "feeling", "why", "who", "first", "trade", "thing", "weather"}
+    assert kinds == {
+        "where",
+        "who has",
+        "feeling",
+        "why",
+        "who",
+        "first",
+        "trade",
+        "thing",
+        "weather",
+    }

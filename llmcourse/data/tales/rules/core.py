@@ -19,7 +19,9 @@ class Free:
 
     __slots__ = ("name", "options")
 
-    def __init__(self, name: str, options: Callable[[State, tuple[str, ...]], tuple[str, ...]]) -> None:
+    def __init__(
+        self, name: str, options: Callable[[State, tuple[str, ...]], tuple[str, ...]]
+    ) -> None:
         self.name = name
         self.options = options
 
@@ -28,7 +30,11 @@ class Free:
 
 
 def _new_names(state: State, args: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(n for n in state.world.names if n not in state.people)
+    """The second person differs in gender from the first, so that he and she are clear."""
+    people, female = state.people, state.world.grammar.female
+    if len(people) == 1:
+        return state.world.names_of[not female[people[0]]]
+    return tuple(n for n in state.world.names if n not in people)
 
 
 def _new_things(state: State, args: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,25 +13,23 @@ if TYPE_CHECKING:
 SOLVED = (1.0, 3.0, 6.0, 10.0, 15.0)
 UNSOLVED = (0.0, 0.1, 0.4, 1.5, 4.0)
 
-# plot -> (key when solved, key when not)
+# plot -> (key when solved, key when not); "" leaves only the general endings.
 ENDINGS = {
-    "lost": ("end.found", "end.lost"),
-    "gift": ("end.given", "end.kept"),
-    "quarrel": ("end.friends", "end.apart"),
-    "hungry": ("end.full", "end.hungry"),
-    "broken": ("end.mended", "end.broken"),
-    "wish": ("end.granted", "end.dream"),
+    "lost": ("end.home", "end.without"),
+    "gift": ("end.home", ""),
+    "quarrel": ("end.friends", ""),
+    "hungry": ("end.full", ""),
+    "broken": ("end.home", ""),
+    "wish": ("end.home", "end.without"),
 }
 
 
 def _arguments(state: State, key: str) -> tuple[str, ...]:
-    if key == "end.given":
-        return (state.friend, state.wanted)
-    if key in ("end.friends", "end.apart"):
+    if key == "end.friends":
         return (state.hero, state.friend)
-    if key in ("end.full", "end.hungry"):
+    if key == "end.full":
         return (state.hero,)
-    return (state.hero, state.wanted)
+    return (state.friend if state.plot == "gift" else state.hero, state.wanted)
 
 
 def ending(state: State) -> Menu:
@@ -46,15 +44,14 @@ def ending(state: State) -> Menu:
 
 
 def ending_cases(state: State) -> list:
+    """An ending of this plot, and the general ones."""
+    cases = [(1.0, "end.good" if state.solved else "end.bad", ())]
     key = ENDINGS[state.plot][0 if state.solved else 1]
-    cases = [(2.0, key, _arguments(state, key))]
-    # A found or granted thing may since have been given away, put down or broken again.
-    lost_again = key in ("end.found", "end.granted", "end.mended", "end.given") and (
-        state.holder.get(state.wanted) != _arguments(state, key)[0] or state.wanted in state.broken
-    )
-    if lost_again:
-        cases = []
-    cases.append((1.0, "end.good" if state.solved else "end.bad", ()))
+    if key:
+        args = _arguments(state, key)
+        # A found or granted thing may since have been given away or put down.
+        if key != "end.home" or state.holder.get(state.wanted) == args[0]:
+            cases.append((2.0, key, args))
     return cases
 
 
@@ -64,6 +61,5 @@ def after_end(state: State, args: tuple[str, ...]) -> None:
 
 RULES: RuleTable = {"end": ending}
 EFFECTS: EffectTable = {
-    key: after_end
-    for key in ("end.good", "end.bad", *(k for pair in ENDINGS.values() for k in pair))
+    f"end.{key}": after_end for key in ("home", "without", "friends", "full", "good", "bad")
 }

@@ -9,6 +9,12 @@ from llmcourse.data.tales.rules.core import EffectTable, Menu, RuleTable, fading
 if TYPE_CHECKING:
     from llmcourse.data.tales.state import State
 
+# How each cause of a mood is told.
+TELLING = {
+    "lost": "why.blue", "broken": "why.blue", "found": "why.glad", "gift": "why.glad",
+    "mended": "why.glad", "played": "why.glad", "fed": "why.full", "quarrel": "why.cross",
+    "refused": "why.hurt", "comforted": "why.warm", "friends": "why.warm",
+}  # fmt: skip
 LOW = ("sad", "cross", "hungry")
 
 
@@ -26,8 +32,8 @@ def why(state: State) -> Menu:
     for name in state.here():
         if name in state.mood and name not in state.told:
             _, cause, about = state.mood[name]
-            if cause != "hungry":
-                cases.append((1.0, f"why.{cause}", (name, *about)))
+            if cause in TELLING:
+                cases.append((1.0, TELLING[cause], (name, about[0])))
     return (1.3 * fading(state, "why", 0.6), cases) if cases else None
 
 
@@ -65,12 +71,8 @@ def no_effect(state: State, args: tuple[str, ...]) -> None:
 
 RULES: RuleTable = {"feel": feel, "why": why, "sing": sing, "say": say}
 EFFECTS: EffectTable = {
-    **{f"feel.{mood}": after_telling for mood in ("happy", "sad", "cross", "calm", "hungry")},
-    **{
-        f"why.{cause}": after_telling
-        for cause in ("lost", "found", "gift", "refused", "quarrel", "broken", "mended",
-                      "comforted", "fed", "played", "friends")
-    },
+    **{f"feel.{mood}": after_telling for mood in ("happy", "sad", "cross", "hungry")},
+    **dict.fromkeys(TELLING.values(), after_telling),
     "sing.happy": no_effect, "sing.sad": no_effect, "say.happy": no_effect,
     "say.sad": no_effect, "say.lost": no_effect,
 }  # fmt: skip

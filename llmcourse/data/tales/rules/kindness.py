@@ -16,47 +16,53 @@ if TYPE_CHECKING:
 NO = {value: 1.0 - p for value, p in YES.items()}
 
 
-def ask(state: State) -> Menu:
-    if state.solved or state.promise:
-        return None
-    hero, cases = state.hero, []
+def _asked(state: State) -> tuple[str, str, tuple[str, ...]] | None:
+    """Whom the hero can ask, for what, and the arguments of the question.
+
+    The question does not name who is asked: it is the first person here whom it makes sense to ask.
+    """
+    hero, wanted, plot = state.hero, state.wanted, state.plot
     for other in state.here():
         if other == hero:
             continue
         if state.quarrel and other == state.friend:
-            cases.append((1.0, "ask.sorry", (hero, other)))
+            return other, "sorry", (hero,)
         if other in state.asked:
             continue
-        if state.plot == "lost" and not state.companion:
-            cases.append((1.0, "ask.lost", (hero, other, state.wanted)))
-        elif state.plot == "broken" and state.wanted in state.broken:
-            cases.append((1.0, "ask.mend", (hero, other, state.wanted)))
-        elif state.plot == "hungry" and other in state.food:
-            cases.append((1.0, "ask.food", (hero, other, state.food[other])))
-        elif state.plot == "wish" and state.holder.get(state.wanted) == other:
-            cases.append((1.0, "ask.thing", (hero, other, state.wanted)))
+        if plot == "lost" and not state.companion:
+            return other, "lost", (hero, wanted)
+        if plot == "broken" and wanted in state.broken:
+            return other, "mend", (hero, wanted)
+        if plot == "hungry" and other in state.food:
+            return other, "food", (hero,)
+        if plot == "wish" and state.holder.get(wanted) == other:
+            return other, "thing", (hero, wanted)
+    return None
+
+
+def ask(state: State) -> Menu:
+    if state.solved or state.promise:
+        return None
+    found = _asked(state)
+    if not found:
+        return None
     weight = 2.0 * 0.6 ** state.counts.get("ask", 0) if state.quarrel else 12.0
-    return (weight, cases) if cases else None
+    return weight, [(1.0, f"ask.{found[1]}", found[2])]
 
 
-def after_ask(what: str) -> object:
-    def effect(state: State, args: tuple[str, ...]) -> None:
-        state.pending = (args[1], what)
-        state.asked.add(args[1])
-
-    return effect
+def after_ask(state: State, args: tuple[str, ...]) -> None:
+    found = _asked(state)
+    if found:
+        other, what, _ = found
+        state.pending = (other, what)
+        state.asked.add(other)
 
 
 def reply(state: State) -> Menu:
-    other, what = state.pending
+    other, _ = state.pending
     yes = state.chance(other, YES) if other in state.belief else 1.0
-    if what == "sorry":
-        keys = (("reply.forgive", (other, state.hero)), ("reply.sulk", (other, state.hero)))
-    else:
-        keys = (("reply.yes", (other,)), ("reply.no", (other,)))
-    return 1.0, [
-        (p, key, args) for p, (key, args) in zip((yes, 1.0 - yes), keys, strict=True) if p > 0.0
-    ]
+    outcomes = ((yes, "reply.yes", (other,)), (1.0 - yes, "reply.no", (other,)))
+    return 1.0, [outcome for outcome in outcomes if outcome[0] > 0.0]
 
 
 def after_yes(state: State, args: tuple[str, ...]) -> None:
@@ -66,26 +72,14 @@ def after_yes(state: State, args: tuple[str, ...]) -> None:
     state.learn(other, YES)
     if what == "lost":
         state.companion = other
+    elif what == "sorry":
+        _make_up(state)
     elif what:
         state.promise = (other, what)
 
 
 def after_no(state: State, args: tuple[str, ...]) -> None:
     (other,) = args
-    state.pending = None
-    state.learn(other, NO)
-    state.feel(state.hero, "sad", "refused", other)
-
-
-def after_forgive(state: State, args: tuple[str, ...]) -> None:
-    other = args[0]
-    state.pending = None
-    state.learn(other, YES)
-    _make_up(state)
-
-
-def after_sulk(state: State, args: tuple[str, ...]) -> None:
-    other = args[0]
     state.pending = None
     state.learn(other, NO)
     state.feel(state.hero, "sad", "refused", other)
@@ -139,7 +133,7 @@ def after_give(state: State, args: tuple[str, ...]) -> None:
     if state.quarrel and {giver, receiver} == {state.hero, state.friend}:
         state.quarrel = False
         state.solved = True
-        state.feel(giver, "calm", "comforted", receiver)
+        state.feel(giver, "happy", "comforted", receiver)
     if (state.plot == "gift" and receiver == state.friend and thing == state.wanted) or (
         state.plot == "wish" and receiver == state.hero and thing == state.wanted
     ):
@@ -171,19 +165,6 @@ def after_share(state: State, args: tuple[str, ...]) -> None:
         state.promise = None
     if state.plot == "hungry" and receiver == state.hero:
         state.solved = True
-
-
-def eat(state: State) -> Menu:
-    if state.promise:
-        return None
-    cases = [(1.0, "eat", (n, food)) for n, food in state.food.items() if n in state.here()]
-    return (0.25, cases) if cases else None
-
-
-def after_eat(state: State, args: tuple[str, ...]) -> None:
-    name, food = args
-    state.food.pop(name, None)
-    state.feel(name, "happy", "fed", food)
 
 
 def mend(state: State) -> Menu:
@@ -219,7 +200,7 @@ def thank(state: State) -> Menu:
     here = state.here()
     if giver not in here or receiver not in here:
         return None
-    return 6.0, [(1.0, "thank", (receiver, giver))]
+    return 6.0, [(1.0, "thank", (receiver,))]
 
 
 def after_thank(state: State, args: tuple[str, ...]) -> None:
@@ -244,27 +225,24 @@ def comfort(state: State) -> Menu:
 
 def after_comfort(state: State, args: tuple[str, ...]) -> None:
     other, low = args
-    state.feel(low, "calm", "comforted", other)
+    state.feel(low, "happy", "comforted", other)
     state.owed = (other, low)
 
 
 RULES: RuleTable = {
-    "ask": ask, "reply": reply, "give": give, "share": share, "eat": eat, "mend": mend,
+    "ask": ask, "reply": reply, "give": give, "share": share, "mend": mend,
     "thank": thank, "comfort": comfort,
 }  # fmt: skip
 EFFECTS: EffectTable = {
-    "ask.lost": after_ask("lost"),
-    "ask.mend": after_ask("mend"),
-    "ask.food": after_ask("food"),
-    "ask.thing": after_ask("thing"),
-    "ask.sorry": after_ask("sorry"),
+    "ask.lost": after_ask,
+    "ask.mend": after_ask,
+    "ask.food": after_ask,
+    "ask.thing": after_ask,
+    "ask.sorry": after_ask,
     "reply.yes": after_yes,
     "reply.no": after_no,
-    "reply.forgive": after_forgive,
-    "reply.sulk": after_sulk,
     "give": after_give,
     "share": after_share,
-    "eat": after_eat,
     "mend": after_mend,
     "thank": after_thank,
     "comfort": after_comfort,

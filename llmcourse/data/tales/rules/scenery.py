@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 
 # The weather comes from somewhere: which turns are possible, and how likely.
 TURNS = {
-    "sunny": (("windy", 2.0), ("rainy", 1.0), ("misty", 1.0)),
+    "sunny": (("windy", 2.0), ("rainy", 1.0)),
     "windy": (("rainy", 2.0), ("sunny", 1.0), ("snowy", 1.0)),
-    "rainy": (("sunny", 2.0), ("misty", 1.0), ("windy", 1.0)),
-    "misty": (("sunny", 2.0), ("rainy", 1.0)),
+    "rainy": (("sunny", 2.0), ("windy", 1.0)),
     "snowy": (("sunny", 2.0), ("windy", 1.0)),
 }
 
@@ -30,7 +29,7 @@ def scene(state: State) -> Menu:
         return None
     cases = [
         (1.0, f"scene.{state.weather}", ()),
-        (1.5, "scene.bird", ()) if state.weather in ("sunny", "windy", "misty") else (0.0, "", ()),
+        (1.5, "scene.bird", ()) if state.weather in ("sunny", "windy") else (0.0, "", ()),
         (1.0, "scene.smell", ()),
         (1.0, "scene.sound", ()),
     ]

@@ -69,45 +69,9 @@ def put(state: State) -> Menu:
 
 
 def after_put(state: State, args: tuple[str, ...]) -> None:
-    who, thing, spot = args
+    _, thing, spot = args
     state.holder.pop(thing, None)
     state.lying[thing] = spot
-
-
-def take(state: State) -> Menu:
-    if not state.lying:
-        return None
-    here = state.here()
-    spots = {s.noun for s in state.world.place[state.place[state.hero]].spots}
-    cases = [
-        (1.0, "take", (state.owner[thing], thing, spot))
-        for thing, spot in state.lying.items()
-        if spot in spots and state.owner[thing] in here
-    ]
-    return (0.0 if state.last == "put" else 1.2, cases) if cases else None
-
-
-def after_take(state: State, args: tuple[str, ...]) -> None:
-    who, thing, _ = args
-    state.hold(thing, who)
-
-
-def broken(state: State) -> Menu:
-    """Things break while people play, and only then."""
-    if state.last != "play" or state.counts.get("break"):
-        return None
-    cases = [
-        (1.0, "break", (holder, thing))
-        for thing, holder in state.holder.items()
-        if state.world.thing[thing].breakable and thing not in state.broken and holder in state.here()
-    ]
-    return (1.0, cases) if cases else None
-
-
-def after_break(state: State, args: tuple[str, ...]) -> None:
-    _, thing = args
-    state.broken.add(thing)
-    state.feel(state.owner[thing], "sad", "broken", thing)
 
 
 def play(state: State) -> Menu:
@@ -133,12 +97,10 @@ def after_play(state: State, args: tuple[str, ...]) -> None:
     state.feel(second, "happy", "played", thing)
 
 
-RULES: RuleTable = {"look": look, "put": put, "take": take, "break": broken, "play": play}
+RULES: RuleTable = {"look": look, "put": put, "play": play}
 EFFECTS: EffectTable = {
     "look.empty": after_empty,
     "look.found": after_found,
     "put": after_put,
-    "take": after_take,
-    "break": after_break,
     "play": after_play,
 }

@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmcourse.data.tales.rules.core import (
-    ADJECTIVE, ANOTHER_PLACE, BREAKABLE, ELSEWHERE, FOOD, NAME, OTHER_FOOD, PLACE, THING, TIME,
-    TRADE, WEATHER, EffectTable, Menu, RuleTable,
+    ADJECTIVE,
+    ANOTHER_PLACE,
+    BREAKABLE,
+    ELSEWHERE,
+    FOOD,
+    NAME,
+    OTHER_FOOD,
+    PLACE,
+    THING,
+    TIME,
+    TRADE,
+    WEATHER,
+    EffectTable,
+    Menu,
+    RuleTable,
 )  # fmt: skip
 from llmcourse.data.tales.vocabulary import WEATHERS
 
@@ -88,7 +101,7 @@ def after_broken(state: State, args: tuple[str, ...]) -> None:
 
 
 def after_wish(state: State, args: tuple[str, ...]) -> None:
-    hero, adjective, thing = args
+    _, adjective, thing = args
     _begin(state, "wish", thing)
     state.adjective[thing] = adjective
 
@@ -117,10 +130,10 @@ def after_clue_gift(state: State, args: tuple[str, ...]) -> None:
 
 
 def meet(state: State) -> Menu:
-    if len(state.people) >= 3 or state.n > 6:
+    if len(state.people) >= state.world.max_people or state.n > 6:
         return None
     alone = len(state.here()) == 1
-    weight = (5.0 if state.plot not in ("gift", "lost") else 1.0) if alone else 0.15
+    weight = (7.0 if state.plot not in ("gift", "lost") else 3.5) if alone else 0.15
     if state.plot == "quarrel":
         weight *= 0.3
     return weight, [(1.0, "meet", (NAME, TRADE))]
@@ -141,8 +154,7 @@ def have(state: State) -> Menu:
             continue
         if len(state.holder) < 3:
             if state.plot == "wish" and state.wanted not in state.holder:
-                exact = (name, state.adjective[state.wanted], state.wanted)
-                cases.append((2.0, "have.thing", exact))
+                cases.append((2.0, "have.one", (name,)))
                 eager = 4.0
             cases.append((0.6, "have.thing", (name, ADJECTIVE, THING)))
         trade = state.trade.get(name, "")
@@ -160,6 +172,12 @@ def have(state: State) -> Menu:
 def after_have_thing(state: State, args: tuple[str, ...]) -> None:
     name, adjective, thing = args
     state.own(thing, adjective, name)
+
+
+def after_have_one(state: State, args: tuple[str, ...]) -> None:
+    (name,) = args
+    state.own(state.wanted, state.adjective[state.wanted], name)
+    state.mention(state.wanted)
 
 
 def after_have_food(state: State, args: tuple[str, ...]) -> None:
@@ -233,6 +251,7 @@ EFFECTS: EffectTable = {
     "clue.lost": after_clue_lost,
     "clue.gift": after_clue_gift,
     "meet": after_meet,
+    "have.one": after_have_one,
     "have.thing": after_have_thing,
     "have.food": after_have_food,
     "move": after_move,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcourse.cli.options import as_dict, build_parser, read_options
+from llmcourse.options import as_dict, build_parser, read_options
 
 
 @dataclass(frozen=True)

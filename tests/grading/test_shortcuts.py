@@ -1,0 +1,182 @@
+"""An answer does its own work: library functions are recognised however they are reached."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+import pytest
+import torch
+
+from llmcourse.grading.core import assess
+from llmcourse.grading.guard import Guard, ShortcutUsed, resolve
+from llmcourse.grading.records import PARTS, exercises, find
+
+OWN = "the work is your own"
+# For each exercise a function of the course that does it, and a call in the exercise's signature.
+LIBRARY = {
+    "1.1": ("llmcourse.model.positions", "sinusoidal_positions"),
+    "1.2": ("llmcourse.model.attention", "attention_weights"),
+    "1.3": ("llmcourse.model.attention", "attend"),
+    "1.4": ("llmcourse.model.attention", "causal_mask"),
+    "1.5": ("llmcourse.model.attention", "attend"),
+    "1.6": ("llmcourse.model.attention", "split_heads"),
+    "1.7": ("llmcourse.model.attention", "merge_heads"),
+    "1.8": ("llmcourse.model.norms", "layer_norm"),
+    "1.9": ("llmcourse.model.layers", "gelu"),
+    "1.10": ("llmcourse.model.block", "Block"),
+    "1.11": ("llmcourse.model.summary", "summary"),
+    "2.1": ("llmcourse.data.batches", "windows"),
+    "2.2": ("llmcourse.train.losses", "cross_entropy"),
+    "2.3": ("llmcourse.data.batches", "document_aligned"),
+    "2.4": ("llmcourse.train.losses", "bits_per_byte"),
+    "2.5": ("llmcourse.train.schedules", "warmup_cosine"),
+    "2.6": ("llmcourse.train.optimizers", "clip_gradient_norm"),
+    "2.7": ("llmcourse.generate.sampling", "next_token_probabilities"),
+    "2.8": ("llmcourse.generate.sampling", "keep_top_p"),
+    "2.9": ("llmcourse.generate.sampling", "keep_min_p"),
+    "2.10": ("llmcourse.generate.sampling", "penalise_repetition"),
+    "2.11": ("llmcourse.generate.decode", "generate"),
+}
+TORCH = {
+    "1.2": [
+        lambda x: torch.softmax(x, -1),
+        lambda x: x.softmax(-1),
+        lambda x: torch.nn.functional.softmax(x, dim=-1),
+        lambda x: torch.nn.Softmax(dim=-1)(x),
+        lambda x: x.log_softmax(-1).exp(),
+    ],
+    "1.3": [lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)],
+    "1.5": [
+        lambda q, k, v, lengths: torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True
+        )
+    ],
+    "1.8": [
+        lambda x, w, b, eps: torch.nn.functional.layer_norm(x, w.shape, w, b, eps),
+        lambda x, w, b, eps: torch.layer_norm(x, w.shape, w, b, eps),
+        lambda x, w, b, eps: torch.nn.LayerNorm(w.shape, eps=eps, dtype=x.dtype)(x) * w + b,
+    ],
+    "1.9": [
+        lambda x: torch.nn.functional.gelu(x),
+        lambda x: torch.nn.GELU()(x),
+    ],
+    "2.2": [
+        lambda x, y: torch.nn.functional.cross_entropy(x.flatten(0, 1), y.flatten()),
+        lambda x, y: torch.nn.CrossEntropyLoss()(x.flatten(0, 1), y.flatten()),
+        lambda x, y: torch.nn.functional.nll_loss(x.log_softmax(-1).flatten(0, 1), y.flatten()),
+    ],
+}
+
+
+def test_every_exercise_is_covered():
+    assert set(LIBRARY) == {exercise.id for part in PARTS for exercise in exercises(part)}
+
+
+@pytest.mark.parametrize("exercise_id", LIBRARY)
+def test_an_answer_from_the_course_is_rejected(exercise_id):
+    module, name = LIBRARY[exercise_id]
+    function = getattr(importlib.import_module(module), name)
+    exercise = find(exercise_id)
+    space = {"borrowed": function, "library": importlib.import_module(module)}
+    exec(
+        "def by_name(*a): return borrowed(*a)\n"
+        "def by_module(*a): return library.anything(*a)\n"
+        f"def by_import(*a):\n    from {module} import {name} as other\n    return other(*a)\n"
+        "def helper(*a): return borrowed(*a)\n"
+        "def by_helper(*a): return helper(*a)\n"
+        "def inside(*a): return (lambda *b: borrowed(*b))(*a)\n",
+        space,
+    )
+    names = ("by_name", "by_module", "by_import", "by_helper", "inside")
+    answers = [function, functools.partial(function), *(space[one] for one in names)]
+    for answer in answers:
+        verdict = assess(exercise, answer, [0])
+        assert verdict.broken == OWN, verdict.message
+        assert "llmcourse" in verdict.message
+
+
+def test_a_library_function_reached_in_a_roundabout_way_is_seen_at_work():
+    def hidden(q, k, v):
+        module = importlib.import_module("llmcourse" + ".model.attention")
+        try:
+            return module.attend(q[None, None], k[None, None], v[None, None], causal=False)[0, 0]
+        except BaseException:
+            return v
+
+    verdict = assess(find("1.3"), hidden, [0])
+    assert verdict.broken == OWN
+    assert "llmcourse.model.attention" in verdict.message
+
+
+def test_the_graders_own_oracle_is_no_answer_either():
+    exercise = find("1.3")
+    assert assess(exercise, exercise.oracle, [0]).broken == OWN
+    assert assess(exercise, lambda q, k, v: exercise.oracle(q, k, v), [0]).broken == OWN
+    assert assess(exercise, exercise.alternatives[0], [0]).broken == OWN
+
+
+@pytest.mark.parametrize("exercise_id", TORCH)
+def test_torchs_one_call_equivalents_are_rejected(exercise_id):
+    for answer in TORCH[exercise_id]:
+        verdict = assess(find(exercise_id), answer, [0])
+        assert verdict.broken == OWN, verdict.message
+
+
+def test_imported_answers_are_rejected_by_name():
+    for answer in (torch.softmax, torch.nn.functional.softmax, torch.nn.Softmax(dim=-1)):
+        verdict = assess(find("1.2"), answer, [0])
+        assert verdict.broken == OWN
+        assert "torch" in verdict.message
+        assert "softmax" in verdict.message.lower()
+
+
+def test_a_reference_taken_beforehand_is_still_recognised():
+    early = torch.softmax
+    table = {"soft": torch.softmax}
+    assert assess(find("1.2"), lambda x: early(x, -1), [0]).broken == OWN
+    assert assess(find("1.2"), lambda x: table["soft"](x, -1), [0]).broken == OWN
+
+
+def test_swallowing_the_refusal_does_not_help():
+    def answer(x):
+        try:
+            return torch.softmax(x, -1)
+        except Exception:
+            powers = (x - x.max(-1, keepdim=True).values).exp()
+            return powers / powers.sum(-1, keepdim=True)
+
+    verdict = assess(find("1.2"), answer, [0])
+    assert verdict.broken == OWN
+    assert "torch.softmax" in verdict.message
+
+
+def test_everything_works_again_after_the_guard():
+    x = torch.randn(3)
+    wanted = x.exp() / x.exp().sum()
+    guard = Guard(find("1.2").forbidden)
+    with guard.watch():
+        with pytest.raises(ShortcutUsed):
+            torch.softmax(x, -1)
+        with pytest.raises(ShortcutUsed):
+            x.softmax(-1)
+    assert guard.used == "torch.softmax"
+    for result in (torch.softmax(x, -1), x.softmax(-1), torch.nn.functional.softmax(x, dim=-1)):
+        assert torch.allclose(result, wanted)
+    assert "softmax" not in vars(torch.Tensor)
+
+
+def test_a_function_of_ones_own_may_have_a_famous_name():
+    def softmax(x):
+        powers = torch.exp(x - x.max(-1, keepdim=True).values)
+        return powers / powers.sum(-1, keepdim=True)
+
+    def answer(x):
+        return softmax(x)
+
+    assert assess(find("1.2"), answer, range(5)).status == "passed"
+
+
+def test_a_misspelt_forbidden_name_is_refused():
+    with pytest.raises(ValueError, match="softmaxx"):
+        resolve("torch.nn.functional.softmaxx")
