@@ -6,6 +6,7 @@ import contextlib
 import io
 import linecache
 import random
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from llmcourse.grading.records import Answer, Exercise, WrongAnswer
 from llmcourse.grading.values import copy, difference, numbers, same
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
+_STDLIB = sysconfig.get_path("stdlib")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,7 @@ def _place(error: BaseException) -> str | None:
     trace, place = error.__traceback__, None
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
-        foreign = filename.startswith(_PACKAGE) or "site-packages" in filename
+        foreign = filename.startswith((_PACKAGE, _STDLIB)) or "site-packages" in filename
         if not foreign and not filename.startswith("<frozen"):
             source = linecache.getline(filename, trace.tb_lineno).strip()
             function = trace.tb_frame.f_code.co_name

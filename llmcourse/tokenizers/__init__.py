@@ -1,4 +1,4 @@
-"""Text to ids and back. Part 2 uses bytes and characters.
+"""Text to ids and back. Part 2 uses bytes, characters and words.
 
 >>> from llmcourse.tokenizers import ByteTokenizer
 >>> tokenizer = ByteTokenizer()
@@ -13,10 +13,18 @@ from typing import Any
 from llmcourse.tokenizers.base import END_OF_TEXT, Tokenizer
 from llmcourse.tokenizers.bytes import ByteTokenizer
 from llmcourse.tokenizers.characters import CharacterTokenizer
+from llmcourse.tokenizers.words import WordTokenizer
 
-__all__ = ["END_OF_TEXT", "ByteTokenizer", "CharacterTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "END_OF_TEXT",
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "load_tokenizer",
+]
 
-_KINDS = {"bytes": ByteTokenizer, "characters": CharacterTokenizer}
+_KINDS = {"bytes": ByteTokenizer, "characters": CharacterTokenizer, "words": WordTokenizer}
 
 
 def load_tokenizer(data: dict[str, Any]) -> Tokenizer:

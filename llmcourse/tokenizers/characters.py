@@ -3,7 +3,7 @@
 Shorter sequences than bytes outside English, and each id is something one can read. The price is a
 vocabulary that depends on the text it was made from: a character that was not in it has no id, and
 encoding it is an error. That trade, between a closed vocabulary and longer sequences, is the one
-that byte-pair encoding settles in Part 3.
+that byte-pair encoding settles in Part 4.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_a_class(tmp_path, master):
     (tmp_path / "eve" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "eve" / ".ipynb_checkpoints" / "part01-checkpoint.ipynb").write_text("{}")
 
-    report = grade(tmp_path, seed=4, timeout=5)
+    report = grade(tmp_path, seed=4, timeout=10)
     totals = report.totals()
     assert totals["ada"] == (MOST[1], MOST[1])
     assert totals["ben"] == (0, MOST[1])
@@ -90,7 +90,7 @@ def test_a_class(tmp_path, master):
 
     dan = by_id(report, "dan")
     assert dan["1.2"].status == "error"
-    assert dan["1.2"].message == "no end after 5 seconds in its check: an infinite loop?"
+    assert dan["1.2"].message == "no end after 10 seconds in its check: an infinite loop?"
     assert dan["1.3"].status == "error"
     assert "the process ended (exit code 3) during its answer cell" in dan["1.3"].message
     others = [row for name, row in dan.items() if name not in {"1.2", "1.3"}]

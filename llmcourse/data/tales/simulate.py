@@ -182,7 +182,7 @@ def sample_story(seed: int, world: World = VILLAGE) -> Story:
 
 
 def sample_stories(n: int, seed: int = 0, world: World = VILLAGE) -> list[str]:
-    """n story texts, the same as `sample_story(seed + i).text` would not be: one stream, fast.
+    """n story texts from one stream of random numbers; fast, since nothing is scored.
 
     Raises ValueError if n is negative.
     """

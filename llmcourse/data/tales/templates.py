@@ -130,12 +130,12 @@ mend: a o
   {a} [gladly] mended {o.the} with [glue].
   {a} mended {o.the} with some [glue].
 thank: b
-  "You are so [kind]," {b} [said].
-  "Thank you," {b} [said] [gladly].
+  "Thank you," {b} [said].
+  "Thank you," {b} [gladly] [said].
   {b} said thank you with a [bright] [smile].
 comfort: b a
   {b} [gladly] hugged {a.him}.
-  {b} cheered {a.him} up with [a_joke].
+  With a [bright] [smile], {b} hugged {a.him}.
 play: a b o
   {ab} [gladly] played with {o.the}.
   [then] {ab} played with {o.the}.
@@ -150,18 +150,12 @@ feel.sad: a
 feel.cross: a
   {a} felt [very] [cross].
   {a} was [very] [cross].
-feel.hungry: a
-  {a} felt [very] hungry.
-  {a} was [very] hungry.
 why.glad: a o
   {a} was [happy] about {o.the}.
   {o.the} made {a.him} [happy].
 why.blue: a o
   {a} was [sad] about {o.the}.
   {o.the} made {a.him} [sad].
-why.full: a f
-  {a} was [happy] about the {f}.
-  The {f} made {a.him} [happy].
 why.cross: a b
   {a} was [cross] with {b.him}.
   {b} made {a.him} [cross].
@@ -175,31 +169,31 @@ sing.happy: a
   {a} [hummed] a [merry] [tune].
   [then] {a} [hummed] a [merry] [tune].
 sing.sad: a
-  {a} [sadly] [hummed] a [slow] [tune].
+  {a} [hummed] a [slow] [tune].
   [then] {a} [hummed] a [slow] [tune].
 say.happy: a
   "What a [lovely] [day]," {a} [said].
-  "How [lovely]," {a} [said] [gladly].
+  "What a [lovely] [day]," {a} [gladly] [said].
 say.sad: a
   "What a [long] [day]," {a} [sighed].
-  "Oh dear," {a} [sighed] [sadly].
+  "Oh dear," {a} [sadly] [sighed].
 say.lost: a o
   "I miss {o.my}," {a} [sighed].
-  "I need {o.my}," {a} [sighed] [sadly].
+  "I miss {o.my}," {a} [sadly] [sighed].
 
 # --- the world around
 watch: a
-  {a} saw [a_hare] [run_past] the [lane].
-  [then] {a} saw [a_hare] [run_past] the [lane].
-scene.bird:
-  [a_robin] [sang] in the [elm].
-  [then] [a_robin] [sang] in the [elm].
+  {a} saw [a_hare] by the [fields].
+  [then] {a} saw [a_hare] by the [fields].
+scene.animal:
+  [a_hare] [ran_past] the [fields].
+  [then] [a_hare] [ran_past] the [fields].
 scene.smell:
   The air smelled of [hay] and [mint].
   [then] the air smelled of [hay] and [mint].
 scene.sound:
-  [far_away], [dog_barked].
   [then] [dog_barked].
+  [dog_barked] by the [fields].
 scene.sunny:
   The sun [shone] on the [fields].
   [then] the sun [shone] on the [fields].
@@ -207,23 +201,23 @@ scene.rainy:
   The rain [fell] on the [fields].
   [then] the rain [fell] on the [fields].
 scene.windy:
-  The wind [blew] over the [fields].
-  [then] the wind [blew] over the [fields].
+  The wind [blew] on the [fields].
+  [then] the wind [blew] on the [fields].
 scene.snowy:
-  The snow [settled] on the [fields].
-  [then] the snow [settled] on the [fields].
+  The snow [fell] on the [fields].
+  [then] the snow [fell] on the [fields].
 turn.sunny:
   [then] the sun came out.
   The sun came out over the [fields].
 turn.rainy:
   [then] it began to rain.
-  It began to rain on the [fields].
+  It began to rain over the [fields].
 turn.windy:
   [then] the wind rose.
   The wind rose over the [fields].
 turn.snowy:
   [then] it began to snow.
-  It began to snow on the [fields].
+  It began to snow over the [fields].
 
 # --- endings
 end.home: a o
@@ -231,13 +225,10 @@ end.home: a o
   {a} went to bed with {o.the} and slept [soundly].
 end.without: a o
   {a} [sadly] went home without {o.the}.
-  {a} went to bed and [sadly] dreamed of {o.the}.
+  {a} went to bed without {o.the} and slept [badly].
 end.friends: a b
   {ab} were [happy] to be friends again.
   {ab} [gladly] went home together.
-end.full: a
-  {a} went to bed full and [happy].
-  {a} slept like a [log] that night.
 end.good:
   It had been a [lovely] day in the [quiet] village.
   The [stars] came out over the [quiet] village.

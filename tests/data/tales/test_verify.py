@@ -95,7 +95,7 @@ def test_reasons(text, reason):
 
 def test_nothing_follows_an_ending():
     story = tales.sample_story(3)
-    verdict = tales.verify(story.text + " A robin sang in the elm.")
+    verdict = tales.verify(story.text + " A robin sat by the gates.")
     assert verdict.grammatical and not verdict.consistent
     assert "the story is over" in verdict.problems[0]
 

@@ -18,7 +18,7 @@ ENDINGS = {
     "lost": ("end.home", "end.without"),
     "gift": ("end.home", ""),
     "quarrel": ("end.friends", ""),
-    "hungry": ("end.full", ""),
+    "hungry": ("", ""),
     "broken": ("end.home", ""),
     "wish": ("end.home", "end.without"),
 }
@@ -27,8 +27,6 @@ ENDINGS = {
 def _arguments(state: State, key: str) -> tuple[str, ...]:
     if key == "end.friends":
         return (state.hero, state.friend)
-    if key == "end.full":
-        return (state.hero,)
     return (state.friend if state.plot == "gift" else state.hero, state.wanted)
 
 
@@ -61,5 +59,5 @@ def after_end(state: State, args: tuple[str, ...]) -> None:
 
 RULES: RuleTable = {"end": ending}
 EFFECTS: EffectTable = {
-    f"end.{key}": after_end for key in ("home", "without", "friends", "full", "good", "bad")
+    f"end.{key}": after_end for key in ("home", "without", "friends", "good", "bad")
 }

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 # How each cause of a mood is told.
 TELLING = {
     "lost": "why.blue", "broken": "why.blue", "found": "why.glad", "gift": "why.glad",
-    "mended": "why.glad", "played": "why.glad", "fed": "why.full", "quarrel": "why.cross",
+    "mended": "why.glad", "played": "why.glad", "quarrel": "why.cross",
     "refused": "why.hurt", "comforted": "why.warm", "friends": "why.warm",
 }  # fmt: skip
-LOW = ("sad", "cross", "hungry")
+LOW = ("sad", "cross")
 
 
 def feel(state: State) -> Menu:
     cases = [
         (1.0, f"feel.{state.mood[name][0]}", (name,))
         for name in state.here()
-        if name in state.mood and name not in state.told
+        if state.feeling(name) not in ("", "hungry") and name not in state.told
     ]
     return (0.7 * fading(state, "feel", 0.5), cases) if cases else None
 
@@ -71,7 +71,7 @@ def no_effect(state: State, args: tuple[str, ...]) -> None:
 
 RULES: RuleTable = {"feel": feel, "why": why, "sing": sing, "say": say}
 EFFECTS: EffectTable = {
-    **{f"feel.{mood}": after_telling for mood in ("happy", "sad", "cross", "hungry")},
+    **{f"feel.{mood}": after_telling for mood in ("happy", "sad", "cross")},
     **dict.fromkeys(TELLING.values(), after_telling),
     "sing.happy": no_effect, "sing.sad": no_effect, "say.happy": no_effect,
     "say.sad": no_effect, "say.lost": no_effect,

@@ -29,11 +29,11 @@ def scene(state: State) -> Menu:
         return None
     cases = [
         (1.0, f"scene.{state.weather}", ()),
-        (1.5, "scene.bird", ()) if state.weather in ("sunny", "windy") else (0.0, "", ()),
+        (1.0, "scene.animal", ()),
         (1.0, "scene.smell", ()),
         (1.0, "scene.sound", ()),
     ]
-    return 1.7 * fading(state, "scene", 0.3), [case for case in cases if case[0]]
+    return 1.7 * fading(state, "scene", 0.3), cases
 
 
 def turn(state: State) -> Menu:
@@ -52,6 +52,6 @@ def after_turn(weather: str) -> object:
 RULES: RuleTable = {"watch": watch, "scene": scene, "turn": turn}
 EFFECTS: EffectTable = {
     "watch": no_effect,
-    **{f"scene.{s}": no_effect for s in ("bird", "smell", "sound", *TURNS)},
+    **{f"scene.{s}": no_effect for s in ("animal", "smell", "sound", *TURNS)},
     **{f"turn.{weather}": after_turn(weather) for weather in TURNS},
 }
