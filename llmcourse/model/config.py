@@ -147,14 +147,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "d_model": 128,
         "attention_bias": False,
     },
-    # Part 2 on the village tales: bytes and one end-of-text token, a whole story per row.
+    # Part 2 on the village tales: one token per word, a whole story per row. The vocabulary is that
+    # of the tokenizer it is used with; the village's words, the bytes and an end make about 900.
     "tales": {
-        "vocab_size": 257,
-        "context_length": 512,
+        "vocab_size": 1024,
+        "context_length": 160,
         "n_layers": 4,
         "n_heads": 4,
         "d_model": 128,
         "attention_bias": False,
+        "init_std": 0.05,
     },
 }
 

@@ -14,7 +14,7 @@ from llmcourse.options import as_dict, read_options
 from llmcourse.tokenizers import END_OF_TEXT
 from llmcourse.train import TrainConfig
 
-TOKENIZERS = ("bytes", "characters")
+TOKENIZERS = ("bytes", "characters", "words")
 BATCHINGS = ("sliding", "documents")
 
 
@@ -53,7 +53,7 @@ class TrainRun:
     model: ModelOptions = field(default_factory=ModelOptions)  # what to build
     tales: TalesOptions = field(default_factory=TalesOptions)  # only for --corpus tales
     corpus: str = "docs"  # docs, code, tales, shakespeare or file:PATH
-    tokenizer: str = "bytes"  # bytes or characters
+    tokenizer: str = "bytes"  # bytes, characters or words
     batching: str = "sliding"  # sliding: windows from anywhere; documents: whole documents
     batch_size: int = 32  # rows per update
     validation_tokens: int = 32_768  # tokens scored at each validation; the last scores all

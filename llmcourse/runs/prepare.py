@@ -22,7 +22,13 @@ from llmcourse.generate import generate_text
 from llmcourse.model import Transformer
 from llmcourse.options import as_dict
 from llmcourse.runs.choices import TrainRun
-from llmcourse.tokenizers import END_OF_TEXT, ByteTokenizer, CharacterTokenizer, Tokenizer
+from llmcourse.tokenizers import (
+    END_OF_TEXT,
+    ByteTokenizer,
+    CharacterTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ def _corpus_options(options: TrainRun) -> dict[str, int]:
 def _tokenizer(options: TrainRun, corpus: Corpus) -> Tokenizer:
     if options.tokenizer == "bytes":
         return ByteTokenizer(options.special_tokens)
+    if options.tokenizer == "words":
+        return WordTokenizer.train(corpus.train, options.special_tokens)
     # Held-out text may hold a character that the training text lacks, and must be encodable; a
     # sample starts at a new line, which need not occur at all.
     texts = [*corpus.train, *corpus.validation, "\n"]

@@ -16,9 +16,11 @@ from llmcourse.tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
     Tokenizer,
+    WordTokenizer,
     bytes,
     characters,
     load_tokenizer,
+    words,
 )
 
 # Every character but surrogates, which UTF-8 has no bytes for.
@@ -33,10 +35,12 @@ quick = settings(max_examples=150, deadline=None, derandomize=True)
 def make(kind: str, text: str = "hello", special_tokens: tuple[str, ...] = ()) -> Tokenizer:
     if kind == "bytes":
         return ByteTokenizer(special_tokens)
+    if kind == "words":
+        return WordTokenizer.train([text, "".join(SPECIALS)], special_tokens)
     return CharacterTokenizer.train([text, "".join(SPECIALS)], special_tokens)
 
 
-both_kinds = pytest.mark.parametrize("kind", ["bytes", "characters"])
+every_kind = pytest.mark.parametrize("kind", ["bytes", "characters", "words"])
 
 
 @quick
@@ -45,6 +49,45 @@ def test_bytes_are_the_bytes_of_utf8(text):
     tokenizer = ByteTokenizer()
     assert tokenizer.encode(text) == list(text.encode("utf-8"))
     assert tokenizer.decode(tokenizer.encode(text), errors="strict") == text
+
+
+@quick
+@given(any_text, any_text.filter(bool))
+def test_words_encode_any_text_and_give_it_back(text, seen):
+    tokenizer = WordTokenizer.train([seen])
+    for anything in (text, seen, text + seen):
+        assert tokenizer.decode(tokenizer.encode(anything), errors="strict") == anything
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
+
+
+def test_a_word_takes_its_space_along_and_the_unknown_falls_into_bytes():
+    tokenizer = WordTokenizer.train(["Ada's cat sat. Ada ran."], max_words=5)
+    # All occur once, so Unicode's order decides, in which the space comes first of all.
+    assert tokenizer.words == (" Ada", " cat", " ran", " sat", "'s")
+    pieces = [tokenizer.token_bytes(i).decode() for i in tokenizer.encode(" Ada ran.")]
+    assert pieces == [" Ada", " ran", "."]
+    assert tokenizer.encode("Bo") == [66, 111]
+    assert tokenizer.encode(".") == [46], "one byte has an id already"
+
+
+def test_words_are_the_most_frequent_ones_whatever_the_order_of_the_texts():
+    texts = ["the cat", "the dog", "the cat"]
+    assert WordTokenizer.train(texts).words == ("the", " cat", " dog")
+    assert WordTokenizer.train(texts[::-1]) == WordTokenizer.train(texts)
+    assert WordTokenizer.train(texts, max_words=1).words == ("the",)
+
+
+def test_bad_words_are_refused():
+    with pytest.raises(ValueError, match="no words"):
+        WordTokenizer.train(["", ""])
+    with pytest.raises(ValueError, match="max_words=0"):
+        WordTokenizer.train(["a"], max_words=0)
+    with pytest.raises(ValueError, match="a single str"):
+        WordTokenizer.train("a text")
+    with pytest.raises(ValueError, match="word 'to' is there twice"):
+        WordTokenizer(("to", "be", "to"))
+    with pytest.raises(ValueError, match=r"words\[1\] is 'two words'"):
+        WordTokenizer(("one", "two words"))
 
 
 @quick
@@ -57,7 +100,7 @@ def test_characters_are_numbered_in_the_order_of_unicode(text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@both_kinds
+@every_kind
 @quick
 @given(text=text_with_specials)
 def test_special_ids_come_only_when_allowed(kind, text):
@@ -114,7 +157,7 @@ def test_broken_utf8_is_handled_as_asked():
     assert tokenizer.decode([0xC3, 256, 0xA9]) == f"\ufffd{END_OF_TEXT}\ufffd"
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize(
     "convert",
     [list, tuple, iter, np.array, torch.tensor, lambda ids: torch.tensor(ids, dtype=torch.uint8)],
@@ -124,7 +167,7 @@ def test_decode_takes_any_row_of_integers(kind, convert):
     assert tokenizer.decode(convert(tokenizer.encode("hello"))) == "hello"
 
 
-@both_kinds
+@every_kind
 def test_ids_out_of_range_are_named(kind):
     tokenizer = make(kind, special_tokens=(END_OF_TEXT,))
     top = tokenizer.vocab_size - 1
@@ -136,14 +179,14 @@ def test_ids_out_of_range_are_named(kind):
             tokenizer.token_bytes(bad)
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize("bad", ["text", 3, [1.5], [[1, 2]], torch.zeros(2, 2).long(), [None]])
 def test_ids_that_are_no_row_of_integers_are_refused(kind, bad):
     with pytest.raises(ValueError, match="ids must be one row of integers"):
         make(kind).decode(bad)
 
 
-@both_kinds
+@every_kind
 @given(before=any_text, after=any_text, code=st.integers(0xD800, 0xDFFF))
 @quick
 def test_lone_surrogates_are_refused_with_their_place(kind, before, after, code):
@@ -151,7 +194,7 @@ def test_lone_surrogates_are_refused_with_their_place(kind, before, after, code)
         make(kind, before + after).encode(before + chr(code) + after)
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize("bad", [b"bytes", None, 7, ["text"]])
 def test_text_that_is_no_text_is_refused(kind, bad):
     with pytest.raises(ValueError, match="text must be a str, got"):
@@ -166,7 +209,7 @@ def test_unknown_characters_are_named_with_their_place():
         tokenizer.encode("a<|s|>bz", allow_special=True)
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -182,7 +225,7 @@ def test_bad_special_tokens_are_refused(kind, names, message):
     assert message in str(caught.value)
 
 
-@both_kinds
+@every_kind
 def test_unknown_special_tokens_are_refused(kind):
     with pytest.raises(ValueError, match=r"no special token '<\|x\|>'.*has: none"):
         make(kind).special_id("<|x|>")
@@ -210,6 +253,7 @@ def test_saved_and_loaded_it_is_the_same(text, specials):
     for tokenizer in (
         ByteTokenizer(tuple(specials)),
         CharacterTokenizer.train([text], tuple(specials)),
+        WordTokenizer.train([text], tuple(specials)),
     ):
         data = json.loads(json.dumps(tokenizer.to_dict()))
         loaded = load_tokenizer(data)
@@ -229,12 +273,12 @@ def test_saved_tokenizers_of_other_shapes_are_refused():
         ByteTokenizer.from_dict(CharacterTokenizer("a").to_dict())
 
 
-@both_kinds
+@every_kind
 def test_tokenizers_fulfil_the_interface(kind):
     assert isinstance(make(kind), Tokenizer)
 
 
-@pytest.mark.parametrize("module", [bytes, characters])
+@pytest.mark.parametrize("module", [bytes, characters, words])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
