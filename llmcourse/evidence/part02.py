@@ -72,6 +72,7 @@ def _measure_run(name: str, seed: int) -> dict[str, Any]:
         "nats_per_byte": round(result.score.nats_per_byte, 5),
         "bits_per_byte": round(result.score.bits_per_byte, 5),
         "scored_bytes": result.score.bytes,
+        "scored_tokens": result.score.tokens,
         "seconds": round(last.seconds, 1),
         "tokens": last.tokens,
         "peak_memory_mb": round(result.peak_memory / 1e6),

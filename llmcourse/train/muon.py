@@ -52,6 +52,14 @@ class Muon(torch.optim.Optimizer):
     A step changes a matrix (m, n) by lr √max(1, m / n) times an orthogonal matrix, so that the
     output of a layer changes about equally much whatever its shape.
 
+    Args:
+        parameters: matrices, or groups of them.
+        lr: learning rate.
+        momentum: memory of the running mean of gradients, in [0, 1).
+        weight_decay: fraction of a matrix taken off per update, times the learning rate.
+        dtype: of the Newton-Schulz iteration, which bears bfloat16 well: it only needs directions.
+            None is the parameter's own.
+
     Raises:
         ValueError: a parameter is not a matrix, or a setting is out of range.
     """
@@ -62,12 +70,14 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
             raise ValueError(
                 f"need lr >= 0, 0 <= momentum < 1 and weight_decay >= 0, got lr={lr}, "
                 f"momentum={momentum}, weight_decay={weight_decay}"
             )
+        self.dtype = dtype
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -90,7 +100,8 @@ class Muon(torch.optim.Optimizer):
                     state["mean"] = torch.zeros_like(parameter)
                 mean = state["mean"].lerp_(parameter.grad, 1 - momentum)
                 # Nesterov: look one step ahead along the running mean.
-                update = orthogonalise(parameter.grad.lerp(mean, momentum))
+                ahead = parameter.grad.lerp(mean, momentum)
+                update = orthogonalise(ahead.to(self.dtype or ahead.dtype)).to(ahead.dtype)
                 rows, columns = parameter.shape
                 scale = max(1.0, rows / columns) ** 0.5
                 parameter.mul_(1 - lr * group["weight_decay"])

@@ -32,8 +32,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     groups = decay_groups(rest, config.weight_decay)
+    half = torch.bfloat16 if config.precision == "bfloat16" else None
     return [
-        Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
+        Muon(hidden, config.muon_learning_rate, weight_decay=config.weight_decay, dtype=half),
         torch.optim.AdamW(groups, lr=config.learning_rate, **adam),
     ]
 
