@@ -56,7 +56,9 @@ _TABLE = """
 2002.04745 | Xiong et al. | 2020 | On Layer Normalization in the Transformer Architecture
 2002.05202 | Shazeer | 2020 | GLU Variants Improve Transformer
 2009.01325 | Stiennon et al. | 2020 | Learning to Summarize from Human Feedback
+2012.14913 | Geva et al. | 2020 | Transformer Feed-Forward Layers Are Key-Value Memories
 2101.03961 | Fedus et al. | 2021 | Switch Transformers
+2103.03404 | Dong et al. | 2021 | Attention is not all you need: Pure Attention Loses Rank
 2104.09864 | Su et al. | 2021 | RoFormer: Transformer with Rotary Position Embedding
 2105.13626 | Xue et al. | 2021 | ByT5: Towards a Token-Free Future
 2106.09685 | Hu et al. | 2021 | LoRA: Low-Rank Adaptation of Large Language Models
@@ -64,6 +66,7 @@ _TABLE = """
 2203.02155 | Ouyang et al. | 2022 | Training Language Models to Follow Instructions
 2203.15556 | Hoffmann et al. | 2022 | Training Compute-Optimal Large Language Models
 2205.14135 | Dao et al. | 2022 | FlashAttention
+2209.11895 | Olsson et al. | 2022 | In-context Learning and Induction Heads
 2210.10760 | Gao et al. | 2022 | Scaling Laws for Reward Model Overoptimization
 2305.07759 | Eldan and Li | 2023 | TinyStories
 2305.13245 | Ainslie et al. | 2023 | GQA: Training Generalized Multi-Query Transformers

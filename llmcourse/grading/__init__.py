@@ -2,7 +2,7 @@
 
     from llmcourse.grading import check
 
-One file per part holds the exercise records (`part01.py`, ...). `core` checks one answer, `runner`
+One package per part holds the exercise records (`part01`, ...), one file an exercise. `core` checks one answer, `runner`
 grades whole notebooks in fresh processes, `progress` remembers what a learner has solved, and
 `build` generates `exercises/` from `solutions/`.
 """

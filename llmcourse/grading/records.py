@@ -17,8 +17,9 @@ from llmcourse.errors import CourseError
 from llmcourse.grading.inputs import Draw
 
 Answer = Callable[..., Any]
+Arguments = tuple[Any, ...]  # those of one call of an answer
 
-PARTS = (1, 2)  # the parts that have exercises; each is a module part01, part02, ...
+PARTS = (1, 2)  # the parts that have exercises; each is a package part01, part02, ...
 
 
 class CheckFailed(CourseError):
