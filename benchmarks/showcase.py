@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from recipe_nanogpt import PARAMETERS, score_peer, train_peer
 
+from llmcourse.data import load_corpus
 from llmcourse.options import read_options
 from llmcourse.runs import TrainRun, perform
-from llmcourse.data import load_corpus
 from llmcourse.train import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

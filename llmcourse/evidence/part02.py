@@ -6,6 +6,8 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ def measure(say: Callable[[str], None]) -> dict[str, Any]:
         runs = []
         for seed in SEEDS:
             say(f"--- {name}, seed {seed}")
-            runs.append(_measure_run(name, seed))
+            # A process of its own: its peak memory and its speed are this run's alone.
+            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+                runs.append(fresh.submit(_measure_run, name, seed).result())
         results[name] = {"runs": runs}
     return results
 

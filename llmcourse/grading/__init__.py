@@ -2,9 +2,9 @@
 
     from llmcourse.grading import check
 
-One package per part holds the exercise records (`part01`, ...), one file an exercise. `core` checks one answer, `runner`
-grades whole notebooks in fresh processes, `progress` remembers what a learner has solved, and
-`build` generates `exercises/` from `solutions/`.
+One package per part holds the exercise records (`part01`, ...), one file an exercise. `core` checks
+one answer, `runner` grades whole notebooks in fresh processes, `progress` remembers what a learner
+has solved, and `build` generates `exercises/` from `solutions/`.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ def _batches(
 ) -> Iterator[Batch]:
     if options.batching == "documents":
         rows = _rows(tokenizer, corpus.train)
-        return document_aligned(rows, context_length, options.batch_size, generator)
+        return document_aligned(
+            rows, context_length, options.batch_size, generator, width_multiple=16
+        )
     ids = torch.tensor(tokenizer.encode(corpus.train_text))
     return sliding_window(ids, context_length, options.batch_size, generator)
 

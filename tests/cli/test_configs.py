@@ -44,7 +44,9 @@ def test_a_config_states_every_choice(path: Path):
     assert as_dict(run)["training"] == data["training"]
     # What is stated is what is built: no default steps in.
     built = run.model_config(data["model"].get("vocab_size", 900)).to_dict()
-    assert built == {"vocab_size": 900} | {key: value for key, value in data["model"].items() if key != "preset"}
+    assert built == {"vocab_size": 900} | {
+        key: value for key, value in data["model"].items() if key != "preset"
+    }
 
 
 def test_the_showcase_has_its_exact_size():

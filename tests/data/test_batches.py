@@ -232,6 +232,23 @@ class TestDocumentAligned:
         # Even when the documents fill hardly a pool.
         assert waste(document_aligned(documents[:300], 259, 32, seeded(), epochs=1)) < 0.12
 
+    def test_widths_can_be_rounded_up_to_few(self):
+        documents = distinct_documents(range(2, 40))
+        plain = list(document_aligned(documents, 36, 3, shuffle=False, epochs=1, truncate=True))
+        few = list(
+            document_aligned(
+                documents, 36, 3, shuffle=False, epochs=1, truncate=True, width_multiple=16
+            )
+        )
+        assert {batch.inputs.shape[1] for batch in few} == {16, 32, 36}, "never past the context"
+        for one, other in zip(plain, few, strict=True):
+            width = one.inputs.shape[1]
+            assert torch.equal(other.inputs[:, :width], one.inputs)
+            assert torch.equal(other.targets[:, :width], one.targets)
+            assert (other.targets[:, width:] == IGNORE_INDEX).all()
+        with pytest.raises(ValueError, match="width_multiple"):
+            document_aligned(documents, 36, 3, seeded(), width_multiple=0)
+
     def test_documents_that_are_too_long(self):
         documents = distinct_documents([3, 6])
         with pytest.raises(ValueError, match=r"document 1 has 6 tokens.* allows 5 .*truncate=True"):

@@ -9,7 +9,8 @@ the lowest loss that any language model can reach; and any text can be judged, s
     world, state            what there is; what is true so far, and what is believed
     rules                   what can happen next, how likely it is, and what it changes
     grammar                 events to sentences and back
-    simulate, parse, score  sampling, reading, and the probability of an event
+    menu, simulate, parse     what can come next, drawing it, and reading it back
+    score                   the probability of an event, choice by choice
     probability, forecast   of whole texts; the entropy floor; the next sentence
     verify, questions       judging any text; questions with true answers
 """

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmcourse.data.tales.grammar import Event, Template
+from llmcourse.data.tales.menu import menu, update
 from llmcourse.data.tales.parse import follow, read_sentence
 from llmcourse.data.tales.rules import Free
-from llmcourse.data.tales.simulate import draw, menu, update
+from llmcourse.data.tales.simulate import draw
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llmcourse.data.tales.grammar import Event
+from llmcourse.data.tales.menu import update
 from llmcourse.data.tales.reader import FEMALE, Reading
 from llmcourse.data.tales.score import IMPOSSIBLE, Factors, factors
-from llmcourse.data.tales.simulate import Story, update
+from llmcourse.data.tales.simulate import Story
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 

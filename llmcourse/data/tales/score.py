@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmcourse.data.tales.grammar import Event
+from llmcourse.data.tales.menu import menu, update
 from llmcourse.data.tales.rules import Free
-from llmcourse.data.tales.simulate import menu, update
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 

@@ -11,11 +11,11 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from llmcourse.data.tales.grammar import ASKING, Event
-from llmcourse.data.tales.rules import BODY, EFFECTS, RULES, Free
-from llmcourse.data.tales.rules.ending import ending_cases
+from llmcourse.data.tales.grammar import Event
+from llmcourse.data.tales.menu import menu, update
+from llmcourse.data.tales.rules import Free
+from llmcourse.data.tales.score import score_events
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 
@@ -37,52 +37,6 @@ class Story:
     hidden: dict
     joint_log_probability: float | None
     world: World
-
-
-class Entry(NamedTuple):
-    """One kind of event that can come next."""
-
-    weight: float
-    kind: str
-    cases: list
-
-
-def menu(state: State) -> list[Entry]:
-    """The kinds of event that can come next, with weights and cases. Empty after an ending."""
-    if state.ended:
-        return []
-    if state.pending:
-        return [Entry(1.0, "reply", RULES["reply"](state)[1])]
-    phase = state.phase
-    if phase != "body":
-        return [Entry(1.0, phase, RULES[phase](state)[1])]
-    world = state.world
-    grammar = world.grammar
-    # Room for this event, its reply if it asks for one, and the longest ending: the bound on
-    # the length of a story is a condition on the state like any other.
-    room = world.max_bytes - state.bytes - grammar.longest_end - 1
-    left = world.max_sentences - state.n - 1
-    longest = grammar.longest
-    entries = []
-    if left > 0 and room > 0:
-        kinds = world.kinds
-        for kind in BODY:
-            if kinds is not None and kind not in kinds:
-                continue
-            need, steps = longest[kind], 1
-            if kind in ASKING:
-                need, steps = need + longest["reply"] + 1, 2
-            if need > room or steps > left:
-                continue
-            found = RULES[kind](state)
-            if found is not None and found[0] > 0.0:
-                entries.append(Entry(found[0], kind, found[1]))
-    found = RULES["end"](state)
-    if found is not None and found[0] > 0.0:
-        entries.append(Entry(found[0], "end", found[1]))
-    elif not entries:
-        entries.append(Entry(1.0, "end", ending_cases(state)))
-    return entries
 
 
 def _pick(rng: random.Random, weighted: list, total: float):
@@ -128,12 +82,6 @@ def draw(state: State, rng: random.Random) -> tuple[Event, float]:
     return Event(key, chosen, template.index, tuple(words), pronouns), probability
 
 
-def update(state: State, event: Event, sentence: str) -> None:
-    """Let an event happen."""
-    EFFECTS[event.key](state, event.args)
-    state.advance(event, sentence)
-
-
 def fix_hidden(state: State, rng: random.Random, hidden: dict) -> float:
     """Draw the hidden variables that were just born; returns their log prior in nats."""
     log_prior = 0.0
@@ -169,8 +117,6 @@ def sample_text(rng: random.Random, world: World = VILLAGE) -> str:
 
 def sample_story(seed: int, world: World = VILLAGE) -> Story:
     """The story of this seed, with its events, truth and exact log-probability."""
-    from llmcourse.data.tales.score import score_events
-
     steps = list(simulate(random.Random(f"tale {seed}"), world))
     events = tuple(step[0] for step in steps)
     sentences = tuple(step[1] for step in steps)

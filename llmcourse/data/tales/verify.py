@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmcourse.data.tales.grammar import Event
+from llmcourse.data.tales.menu import update
 from llmcourse.data.tales.parse import ParseError, read_sentence, split_sentences
-from llmcourse.data.tales.simulate import update
 from llmcourse.data.tales.state import State
 from llmcourse.data.tales.world import VILLAGE, World
 
