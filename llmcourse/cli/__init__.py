@@ -33,10 +33,6 @@ _EXPECTED = (CourseError, ValueError, OSError, FloatingPointError, argparse.Argu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 well, 1 something failed, 2 a wrong call."""
-    # torch's threads spin while they wait for one another, and on a machine that does anything else
-    # besides, two of them can be twenty times slower than one. Read when torch is first imported,
-    # and passed on to the kernels that `llmcourse lab` starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
