@@ -68,7 +68,8 @@ lint: $(VENV)/.all  ## Check the style; `ruff format .` mends most of it
 
 notebooks: $(VENV)/.all  ## Run notebooks and solutions again in place, regenerate the exercises
 	$(OFFLINE) $(RUN) -m nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb solutions/*.ipynb
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	  notebooks/*.ipynb solutions/*.ipynb
 	$(OFFLINE) $(RUN) -m llmcourse.grading.build
 
 pins: $(VENV)/.all  ## Write constraints.txt anew from what is installed

@@ -121,9 +121,9 @@ def _serve(root: str, options: Lab, port: int, token: str) -> int:
 
     # A classroom's configuration is not missed by a reader who has no class.
     logging.getLogger("NbGrader").addFilter(lambda r: "nbgrader_config" not in r.getMessage())
-    # torch's threads spin while they wait for one another. Beside a browser, which always wants a bit
-    # of a core, that makes two threads slower than one by far; waiting quietly costs a quarter of the
-    # speed of a machine that does nothing else. The kernels inherit it.
+    # torch's threads spin while they wait for one another. Beside a browser, which always wants a
+    # bit of a core, that makes two threads slower than one by far; waiting quietly costs a quarter
+    # of the speed of a machine that does nothing else. The kernels inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["JUPYTER_TOKEN"] = token  # in the environment, not on the command line, others read
     settings = [

@@ -168,7 +168,7 @@ def test_a_chapter_is_a_chapter(path: str):
     assert prose.count("Before you run this") >= 5, "the reader predicts before running"
     for word in ("question", "Time", "Papers", "Exercises"):
         assert word in prose
-    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 25
+    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 30
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     pictures = sum("image/png" in output.get("data", {}) for output in outputs)
     assert pictures >= 8
