@@ -286,7 +286,7 @@ def course(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[C
     base = tmp_path_factory.mktemp("jupyterlab")
     folder = base / "course"
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("llmcourse", "notebooks"):
+    for name in ("llmcourse", "notebooks", "configs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=skip)
     environment = _settings(base)
