@@ -13,7 +13,6 @@ import argparse
 import json
 import platform
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -43,7 +42,6 @@ def main() -> None:
     corpus = load_corpus("docs")
     training = torch.tensor(list(corpus.train_text.encode()))
     held_out = torch.tensor(list(corpus.validation_text.encode()))
-    started = time.perf_counter()
     peer, facts = train_peer(training, seconds, arguments.seed)
     parameters = sum(p.numel() for p in peer.parameters())
     assert parameters == PARAMETERS, f"the peer has {parameters:,} parameters, not {PARAMETERS:,}"
@@ -69,7 +67,6 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
             "corpus_fingerprint": corpus.fingerprint,
-            "wall_seconds_peer": time.perf_counter() - started,
         }
         Path(arguments.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

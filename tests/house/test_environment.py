@@ -81,6 +81,7 @@ def test_no_file_names_a_machine():
     for name in files:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"https?://|/home/|/root/|/opt/|file:", text), name
+        assert str(ROOT) not in text, name
 
 
 def test_tests_stay_offline_and_leave_no_progress():

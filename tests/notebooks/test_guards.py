@@ -31,6 +31,8 @@ ALL = [*CHAPTERS, *MASTERS, *EXERCISES]
 EACH = pytest.mark.parametrize("path", ALL)
 IGNORING = {"nbval-ignore-output", "nbval-skip"}
 MEGABYTE = 1_000_000
+# An absolute path into a checkout or an environment, wherever those stand; not an address.
+INSIDE = re.compile(r"(?<![\w.:/])/[\w.-]+/[\w./-]*(?:site-packages|llmcourse|notebooks)/")
 
 
 def read(path: str) -> nbformat.NotebookNode:
@@ -112,6 +114,8 @@ def test_the_guards_can_fail():
     assert unexpected_errors(bad) == ["ValueError"]
     cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="a warning")]
     assert stderr_of(bad) == ["a warning"]
+    assert INSIDE.search('File "/somewhere/course/llmcourse/model/layers.py"')
+    assert not INSIDE.search("llmcourse/model/layers.py and https://example.org/a/llmcourse/")
 
 
 def empty_rules(path: Path) -> list[str]:
@@ -183,5 +187,6 @@ def test_it_names_no_machine(path: str):
     text = (ROOT / path).read_text(encoding="utf-8")
     for trace in (r"/home/\w", r"/root/", r"/Users/\w", r"/tmp/", r"C:\\\\Users"):
         assert not re.search(trace, text), f"{path} holds a path of a machine: {trace}"
+    assert str(ROOT) not in text and not INSIDE.search(text), f"{path} says where it was executed"
     metadata = json.loads(text)["metadata"]
     assert metadata["kernelspec"]["name"] == "python3"
