@@ -20,3 +20,11 @@ class CorpusError(CourseError):
 
 class CheckpointError(CourseError):
     """A checkpoint is missing, truncated, damaged or does not fit the model it is loaded into."""
+
+
+class CacheError(CourseError, ValueError):
+    """A key/value cache cannot hold what it is given: full, the wrong batch, the wrong model."""
+
+
+class WeightsError(CourseError, ValueError):
+    """Published weights are missing, damaged, of another shape, or of a model that is not built."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from llmcourse.devices import describe_device, resolve_device
 from llmcourse.errors import CheckpointError
-from llmcourse.generate import Sampling, generate_text
+from llmcourse.generate import Sampling
+from llmcourse.generate.streaming import stream_texts
 from llmcourse.options import read_options
 from llmcourse.runs.perform import printable
 from llmcourse.tokenizers import END_OF_TEXT, Tokenizer
@@ -37,17 +39,23 @@ class Generate:
 def run(argv: Sequence[str]) -> int:
     options = read_options(Generate, argv, "generate", config_file=True)
     device = resolve_device(options.device)
-    texts = write(options, device)
+    steps = write(options, device)
     print(f"device {describe_device(device)}\n")
-    for n, text in enumerate(texts):
-        if n:
-            print("\n---\n")
+    # The first text appears as it is written; the others were written beside it and follow whole.
+    texts = [options.prompt] * options.samples
+    _show(options.prompt)
+    for pieces in steps:
+        _show(pieces[0])
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    print()
+    for text in texts[1:]:
+        print("\n---\n")
         print(printable(text))
     return 0
 
 
-def write(options: Generate, device: torch.device) -> list[str]:
-    """The texts, each with its prompt."""
+def write(options: Generate, device: torch.device) -> Iterator[list[str]]:
+    """At each step the new piece of each text; the prompts are not among them."""
     loaded = checkpoint.load(options.checkpoint)
     tokenizer = loaded.tokenizer
     if tokenizer is None:
@@ -57,17 +65,22 @@ def write(options: Generate, device: torch.device) -> list[str]:
     ends = _has_end_of_text(tokenizer)
     # A text starts after the end of another one, or at a new line where no token says so.
     start = END_OF_TEXT if ends else ("" if options.prompt else "\n")
-    texts = generate_text(
+    return stream_texts(
         loaded.model.to(device),
         tokenizer,
-        [start + options.prompt] * options.samples,
+        [start + options.prompt],
         options.max_new_tokens,
+        n_completions=options.samples,
         sampling=options.sampling,
         stop=(END_OF_TEXT,) if ends else (),
         generator=torch.Generator(device).manual_seed(options.seed),
         overflow="slide",
     )
-    return [options.prompt + text for text in texts]
+
+
+def _show(piece: str) -> None:
+    sys.stdout.write(printable(piece))
+    sys.stdout.flush()
 
 
 def _has_end_of_text(tokenizer: Tokenizer) -> bool:

@@ -56,6 +56,10 @@ class Draw:
 
         return function
 
+    def rotation(self, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Rotary positions of its own: x (T, width) and positions (T,) -> x turned (T, width)."""
+        return rotation(self.uniform(0.3, 1.2, width // 2))
+
     def scores(self, vocabulary: int) -> Callable[[Tensor], Tensor]:
         """A fixed stand-in for a language model: ids (B, T) -> logits (B, T, vocabulary).
 
@@ -69,3 +73,15 @@ class Draw:
             return state @ turn + 2.0 * turn[ids]  # (B, T, V)
 
         return function
+
+
+def rotation(rates: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that turns channels i and i + D/2 by `rates[i]` radians per position."""
+
+    def function(x: Tensor, positions: Tensor) -> Tensor:
+        angles = positions[:, None] * rates  # (T, D/2)
+        first, second = x.chunk(2, dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    return function

@@ -1,10 +1,11 @@
-"""The small parts every network is made of: Linear, Embedding, Dropout, ReLU and GELU.
+"""The small parts every network is made of: Linear, Embedding, Dropout and the activations.
 
-Taught in Part 1. Each is a few lines of tensor arithmetic; `torch.nn` has the same ones, and the
-tests compare outputs and gradients. Shapes: B batch, T time, C width, V vocabulary; "..." is any
-number of leading dimensions.
+Taught in Part 1 (SiLU and ReLU² in Part 3). Each is a few lines of tensor arithmetic; `torch.nn`
+has the same ones, and the tests compare outputs and gradients. Shapes: B batch, T time, C width,
+V vocabulary; "..." is any number of leading dimensions.
 
-Source of GELU: Hendrycks and Gimpel 2016, arXiv 1606.08415 (equations 1 and 2).
+Sources: GELU, Hendrycks and Gimpel 2016, arXiv 1606.08415 (equations 1 and 2); SiLU, the same
+paper's section 4; ReLU², So et al. 2021, arXiv 2109.08668.
 """
 
 from __future__ import annotations
@@ -142,4 +143,19 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return nn.functional.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh}
+def silu_reference(x: Tensor) -> Tensor:
+    """x σ(x): each number is kept by as much as the logistic function says. Also called swish."""
+    return x / (1.0 + torch.exp(-x))
+
+
+def silu(x: Tensor) -> Tensor:
+    """`silu_reference` in one pass over memory."""
+    return nn.functional.silu(x)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(0, x)²: ReLU without the kink at zero."""
+    return x.clamp(min=0).square()
+
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu2": relu2}

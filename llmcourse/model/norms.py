@@ -1,7 +1,10 @@
-"""Layer normalisation: every token's numbers are brought to mean 0 and variance 1.
+"""Normalisation: LayerNorm brings every token to mean 0 and variance 1, RMSNorm to mean square 1.
 
-Taught in Part 1. Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450 (equation 4). The variance is
-the biased one (divided by C, not C - 1), and `eps` stands inside the root.
+LayerNorm is taught in Part 1, RMSNorm in Part 3. In both `eps` stands inside the root, and
+LayerNorm's variance is the biased one (divided by C, not C - 1).
+
+Sources: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4; RMSNorm, Zhang and Sennrich 2019,
+arXiv 1910.07467, equation 4.
 """
 
 from __future__ import annotations
@@ -41,3 +44,37 @@ class LayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+def rms_norm_reference(x: Tensor, weight: Tensor | None, eps: float = 1e-5) -> Tensor:
+    """x / √(mean(x²) + eps), times the weight. x (..., C), weight (C,) or None -> (..., C)."""
+    mean_square = (x**2).mean(dim=-1, keepdim=True)  # (..., 1); the mean itself is left alone
+    y = x / torch.sqrt(mean_square + eps)
+    return y if weight is None else y * weight
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-5) -> Tensor:
+    """`rms_norm_reference`, computed in float32 for narrower inputs and returned in x's dtype.
+
+    A sum of squares needs more digits than bfloat16 has; published models compute it so too.
+    """
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return nn.functional.rms_norm(wide, x.shape[-1:], weight, eps).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """RMS normalisation over the last dimension, with a learned scale per channel and no shift.
+
+    With `offset` the scale is 1 + weight, so that a weight of zero changes nothing (Gemma).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5, offset: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width) if offset else torch.ones(width))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., C) -> (..., C)
+        return rms_norm(x, 1.0 + self.weight if self.offset else self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}, offset={self.offset}"

@@ -1,8 +1,8 @@
 """Where the parameters, the arithmetic and the memory of a model are.
 
-Taught in Part 1. Everything is counted from the config alone, without building the model; the tests
-compare the counts with the built model, with torch's own FLOP counter and with the memory autograd
-really keeps.
+Taught in Part 1; the modern layers and the cache in Part 3. Everything is counted from the config
+alone, without building the model; the tests compare the counts with the built model, with torch's
+own FLOP counter and with the memory autograd really keeps.
 """
 
 from __future__ import annotations
@@ -48,17 +48,36 @@ class Summary:
     def activation_bytes(self, batch_size: int, tokens: int | None = None) -> int:
         """What a float32 training step must keep between forward and backward (fused attention).
 
-        Per token and block: what attention and the feed-forward network read, queries, keys,
-        values, the heads' output (6 C in all), the inputs of two norms (2 C), and the feed-forward
-        network before and after its activation (2 d_ff). On top: what the output layer reads, the
-        last norm's input, and the log-probabilities the loss keeps.
+        Per token and block: what attention and the feed-forward network read (2 C), queries, keys,
+        values and the heads' output, the inputs of the norms (RMSNorm also keeps its result), and
+        the feed-forward network before and after its activation. Turned or normalised queries and
+        keys are new tensors. On top: what the output layer reads, the last norm's input, and the
+        log-probabilities the loss keeps. The mask of a window is not counted.
+
+        Raises:
+            ValueError: a model with latent attention, for which this is not worked out.
         """
-        c, tokens = self.config.d_model, tokens or self.config.context_length
-        norms = 2 if self.config.norm == "layer" else 0
-        last_norm = 1 if norms and self.config.norm_placement == "pre" else 0
-        # One log-sum-exp per head; an input, a mean and a deviation per norm.
-        block = 6 * c + 2 * self.config.d_ff + self.config.n_heads + norms * (c + 2)
-        per_token = self.config.n_layers * block + c + last_norm * (c + 2) + self.config.vocab_size
+        c = self.config
+        if c.latent is not None:
+            raise ValueError("the activations of latent attention are not worked out")
+        tokens = tokens or c.context_length
+        h, g = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+        attention = c.d_model + (h + 2 * g) + h + c.n_heads  # one log-sum-exp per head
+        if c.positions == "rope" or c.qk_norm == "head":
+            # New queries and keys; and heads lie one after another, to be laid side by side again.
+            attention += h + g + h
+        if c.qk_norm == "width":
+            attention += h + 2 * g
+        if c.qk_norm != "none":
+            attention += h + g + (c.n_heads + c.n_kv_heads if c.qk_norm == "head" else 2)
+        hidden = 4 if c.feed_forward == "gated" else 3 if c.activation == "relu2" else 2
+        feed_forward = c.d_model + hidden * c.d_ff
+        norm = {"layer": c.d_model + 2, "rms": 2 * c.d_model + 1, "none": 0}[c.norm]
+        norms = 4 if c.norm_placement == "sandwich" else 2
+        last_norm = 0 if c.norm_placement == "post" else norm
+        head = c.vocab_size * (1 if c.logit_softcap is None else 2)
+        per_token = c.n_layers * (attention + feed_forward + norms * norm)
+        per_token += c.d_model + last_norm + head
         return FLOAT_BYTES * batch_size * tokens * per_token
 
     def attention_table_bytes(self, batch_size: int, tokens: int | None = None) -> int:
@@ -67,11 +86,18 @@ class Summary:
         tables = self.config.n_layers * self.config.n_heads * tokens * tokens
         return FLOAT_BYTES * batch_size * tables
 
-    def cache_bytes(self, batch_size: int, tokens: int | None = None) -> int:
-        """Keys and values of every layer for decoding without recomputation (built in Part 3)."""
-        tokens = tokens or self.config.context_length
-        per_token = 2 * self.config.n_layers * self.config.d_model
-        return FLOAT_BYTES * batch_size * tokens * per_token
+    def cache_bytes(
+        self, batch_size: int, tokens: int | None = None, number_bytes: int = FLOAT_BYTES
+    ) -> int:
+        """Keys and values of every layer for decoding without recomputation (built in Part 3).
+
+        A windowed layer keeps its window and the sinks, however long the text. `number_bytes` is
+        the size of one number: 4 for float32, 2 for bfloat16.
+        """
+        c, tokens = self.config, tokens or self.config.context_length
+        (g, d_key), (_, d_value) = c.cache_widths
+        kept = sum(keys_seen(c, window, tokens) for window in c.windows)  # token slots, all layers
+        return number_bytes * batch_size * kept * g * (d_key + d_value)
 
     def __str__(self) -> str:
         c = self.config
@@ -90,13 +116,14 @@ class Summary:
         rows.append(
             f"{'total':<22}{self.total_parameters:>14,}{'':>8}{self.forward_flops_per_token:>18,}"
         )
+        plain = c.latent is None
         rows += [
             f"one training token: {self.training_flops_per_token:,} FLOPs",
             f"weights {_size(self.parameter_bytes)}, "
             f"with gradients and AdamW {_size(self.training_state_bytes)}",
             f"one sequence of {c.context_length:,} tokens: "
-            f"activations for training {_size(self.activation_bytes(1))}, "
-            f"cache for decoding {_size(self.cache_bytes(1))}",
+            + (f"activations for training {_size(self.activation_bytes(1))}, " if plain else "")
+            + f"cache for decoding {_size(self.cache_bytes(1))}",
         ]
         return "\n".join([head, *rows])
 
@@ -105,28 +132,70 @@ def summary(config: ModelConfig) -> Summary:
     """Count parameters and FLOPs of the model that `config` describes."""
     c, f, v, t = config.d_model, config.d_ff, config.vocab_size, config.context_length
     layers = config.n_layers
-    attention_bias = 4 * c if config.attention_bias else 0
-    feed_forward_bias = f + c if config.feed_forward_bias else 0
-    norms = 0
-    if config.norm == "layer":
-        norms = 2 * c * (2 * layers + (1 if config.norm_placement == "pre" else 0))
+    gated = config.feed_forward == "gated"
+    matrices, outer, inner = _attention(config)
+    feed_forward = (3 if gated else 2) * c * f
+    feed_forward_bias = ((2 if gated else 1) * f + c) if config.feed_forward_bias else 0
     parameters = {
         "token embedding": v * c,
         "positions": t * c if config.positions == "learned" else 0,
-        "attention": layers * (4 * c * c + attention_bias),
-        "feed-forward": layers * (2 * c * f + feed_forward_bias),
-        "norms": norms,
+        "attention": layers * (matrices + _attention_biases(config)),
+        "feed-forward": layers * (feed_forward + feed_forward_bias),
+        "norms": _norms(config),
         "output head": 0 if config.tie_embeddings else v * c,
     }
     # Matrix products only: they are all but a few percent. A product with an (in, out) matrix costs
-    # 2 in out per token. Scores and weighted sum each cost 2 T C per token over T keys.
+    # 2 in out per token. A score and its part of the weighted sum cost 2 per channel and key.
+    keys = sum(keys_seen(config, window, t) for window in config.windows)  # all layers together
     flops = {
-        "attention": layers * 2 * 4 * c * c,
-        "attention scores": layers * 2 * 2 * t * c,
-        "feed-forward": layers * 2 * 2 * c * f,
+        "attention": layers * 2 * outer,
+        "attention scores": keys * 2 * inner,
+        "feed-forward": layers * 2 * feed_forward,
         "output head": 2 * v * c,
     }
     return Summary(config, parameters, flops)
+
+
+def keys_seen(config: ModelConfig, window: int | None, tokens: int) -> int:
+    """How many of `tokens` keys the last query sees, through a window or without one."""
+    return tokens if window is None else min(tokens, window + config.sinks)
+
+
+def _attention(config: ModelConfig) -> tuple[int, int, int]:
+    """Per layer: numbers in the matrices, multiplications per token outside and per key inside."""
+    c, h, d, latent = config.d_model, config.n_heads, config.d_head, config.latent
+    if latent is None:
+        matrices = c * (h + 2 * config.n_kv_heads) * d + h * d * c
+        return matrices, matrices, 2 * h * d
+    width, query = h * (latent.d_nope + latent.d_rope), latent.d_query_latent
+    up = latent.d_latent * h * (latent.d_nope + latent.d_value)
+    matrices = c * width if query is None else c * query + query * width
+    matrices += c * (latent.d_latent + latent.d_rope) + up + h * latent.d_value * c
+    # As in training: keys and values are rebuilt, once per token.
+    return matrices, matrices, width + h * latent.d_value
+
+
+def _attention_biases(config: ModelConfig) -> int:
+    c, latent = config.d_model, config.latent
+    out = c if config.attention_out_bias else 0
+    if not config.attention_bias:
+        return out
+    if latent is None:
+        return out + (config.n_heads + 2 * config.n_kv_heads) * config.d_head
+    return out + latent.d_latent + latent.d_rope + (latent.d_query_latent or 0)
+
+
+def _norms(config: ModelConfig) -> int:
+    """Scales, and for LayerNorm shifts, of all norms of the model."""
+    per_norm = config.d_model * {"layer": 2, "rms": 1, "none": 0}[config.norm]
+    per_block = (4 if config.norm_placement == "sandwich" else 2) * per_norm
+    if config.qk_norm == "head":
+        per_block += 2 * config.d_head
+    elif config.qk_norm == "width":
+        per_block += (config.n_heads + config.n_kv_heads) * config.d_head
+    if config.latent is not None:
+        per_block += config.latent.d_latent + (config.latent.d_query_latent or 0)
+    return config.n_layers * per_block + (0 if config.norm_placement == "post" else per_norm)
 
 
 def _size(n_bytes: float) -> str:

@@ -82,7 +82,7 @@ def check_weights(weights: Any, mask: Any = None) -> tuple[np.ndarray, np.ndarra
     return array, allowed
 
 
-def _hatch_forbidden(ax: Axes, allowed: np.ndarray) -> None:
+def hatch_forbidden(ax: Axes, allowed: np.ndarray) -> None:
     """Mark all forbidden cells with one hatched shape (one, so that large maps stay quick)."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -133,7 +133,7 @@ def draw_attention(
         weights, cmap=style.weight_colormap(), vmin=0, vmax=largest, aspect="equal",
         interpolation="nearest",
     )  # fmt: skip
-    _hatch_forbidden(ax, allowed)
+    hatch_forbidden(ax, allowed)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(True)

@@ -1,4 +1,4 @@
-"""The three widgets in the real JupyterLab, on a small notebook made here."""
+"""The widgets in the real JupyterLab, on two small notebooks made here."""
 
 from __future__ import annotations
 
@@ -153,3 +153,68 @@ def test_an_error_that_is_meant_is_allowed(course, browser):
 def test_a_figure_is_not_taken_for_a_widget(page):
     """The helper sees three views, and none of them is the static figure."""
     assert len(page.views()) == 3
+
+
+MODERN = (
+    "from llmcourse import show",
+    "rotary = show.rotary_explorer(d_head=16)\nrotary",
+    'calculator = show.cache_calculator(model="gpt2")\ncalculator',
+    "stepper = show.flash_stepper(tokens=14, tile=4)\nstepper",
+    "import matplotlib.pyplot as plt\nstepper.static()\nplt.show()",
+)
+
+
+@pytest.fixture(scope="module")
+def modern(course, browser):
+    """A notebook with the three widgets of Part 3."""
+    cells = [nbformat.v4.new_code_cell(source) for source in MODERN]
+    opened = course.open(browser, notebook_of(course, "modern.ipynb", cells))
+    opened.cells_run = opened.run_all()
+    yield opened
+    opened.close()
+
+
+def wait_for_words(opened, words: str) -> None:
+    opened.page.wait_for_function(
+        "words => document.body.innerText.includes(words)", arg=words, timeout=20_000
+    )
+
+
+def test_modern_widgets_appear_and_say_only_what_is_stable(modern):
+    plain = [
+        "".join(output["data"]["text/plain"])
+        for cell in modern.cells_run[1:4]
+        for output in cell["outputs"]
+    ]
+    assert plain[0] == "RotaryExplorer(trained on 1024 tokens)"
+    assert plain[1].startswith("CacheCalculator(") and plain[2] == "FlashStepper(up to 32 tokens)"
+    assert len(modern.views()) == 3
+    assert modern.page.locator(".jp-RenderedImage img").count() == 1  # the static figure
+
+
+def test_rotary_sliders_turn_the_hands(modern, tmp_path: Path):
+    before = modern.views()
+    assert "query at position 28" in the(before, "query at position")
+    modern.press("distance", "ArrowRight", times=4)
+    wait_for_words(modern, "query at position 32")
+    after = modern.views()
+    assert the(after, "(this model)") == the(before, "(this model)")  # the others are still
+    modern.page.screenshot(path=tmp_path / "rotary.png")
+    assert (tmp_path / "rotary.png").stat().st_size > 10_000
+
+
+def test_cache_sliders_change_the_bytes(modern, tmp_path: Path):
+    assert "37.7 MB" in the(modern.views(), "(this model)")
+    modern.press("batch", "ArrowRight", times=2)
+    wait_for_words(modern, "1,024 tokens × batch 4")
+    assert "151 MB" in the(modern.views(), "(this model)")
+    modern.page.screenshot(path=tmp_path / "cache.png")
+
+
+def test_stepper_walks_through_the_tiles(modern, tmp_path: Path):
+    modern.press("step", "ArrowRight", times=2)
+    wait_for_words(modern, "Step 3 of 10: queries 4 to 7, keys 4 to 7, partly masked.")
+    wait_for_words(modern, "Query 4 is done: its output is the exact one.")
+    modern.press("row in the tile", "ArrowRight", times=1)
+    wait_for_words(modern, "Query 5 is done")
+    modern.page.screenshot(path=tmp_path / "stepper.png")

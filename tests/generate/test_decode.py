@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmcourse.generate import Sampling, generate, generate_text
+from llmcourse.generate import Sampling, generate, generate_text, stream
+from llmcourse.generate.cache import DenseCache
 from llmcourse.generate.sampling import next_token_probabilities
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.tokenizers import END_OF_TEXT, ByteTokenizer
@@ -197,8 +198,11 @@ class TestGenerate:
             ({"stop": [-1]}, r"stop id -1 is outside"),
             ({"padding": torch.ones(1, 2)}, r"padding must be bool of shape \(1, 2\)"),
             ({"padding": torch.ones(1, 3, dtype=torch.bool)}, r"padding must be bool of shape"),
-            ({"padding": torch.tensor([[True, False]])}, r"padding must stand on the left"),
-            ({"padding": torch.tensor([[False, False]])}, r"padding must stand on the left"),
+            ({"padding": torch.tensor([[False, False]])}, r"row 0 is all padding"),
+            ({"n_completions": 0}, r"n_completions=0 must be at least 1"),
+            ({"cache": "ring"}, r"cache='ring' is unknown; choose one of \('dense', 'rolling'"),
+            ({"cache": None}, r"cache must be one of .* or a cache, got None"),
+            ({"cache": "rolling", "compile": True}, r"compile=True needs cache=\"dense\""),
             ({"ids": torch.tensor([[1, 17]])}, r"token id 17 at position \(0, 1\)"),
         ],
     )
@@ -206,10 +210,194 @@ class TestGenerate:
         with pytest.raises(ValueError, match=message):
             generate(model, **{"ids": torch.tensor([[1, 2]]), "max_new_tokens": 3} | arguments)
 
-    def test_a_gap_in_the_padding_is_refused(self, model):
-        padding = torch.tensor([[True, False, True]])
-        with pytest.raises(ValueError, match="on the left"):
-            generate(model, torch.tensor([[1, 2, 3]]), 2, padding=padding)
+    @pytest.mark.parametrize("gap", [[1, 0, 1, 1], [0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 0, 1]])
+    def test_a_gap_in_the_padding_is_refused(self, model, gap):
+        padding = torch.tensor([[True] * 4, gap]).bool()
+        with pytest.raises(ValueError, match="never between real tokens"):
+            generate(model, torch.ones(2, 4, dtype=torch.int64), 2, padding=padding)
+
+    def test_bad_input_is_named_before_the_first_token_is_asked_for(self, model):
+        with pytest.raises(ValueError, match="overflow the context"):
+            stream(model, torch.tensor([[1, 2]]), 11)
+
+
+SCHEMES = {
+    "learned": {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rope": {"positions": "rope", "n_kv_heads": 1},
+    "none": {"positions": "none"},
+    "window": {"positions": "rope", "window": 4, "sinks": 1, "global_every": 2},
+    "endless": {"positions": "rope", "window": 3, "sinks": 2},
+}
+
+
+# A rolling buffer needs a window to forget by.
+WITH_CACHES = [
+    (scheme, cache)
+    for scheme, fields in SCHEMES.items()
+    for cache in ("dense", "rolling", "paged", "none")
+    if cache != "rolling" or "window" in fields
+]
+
+
+class TestCaches:
+    @pytest.mark.parametrize(("scheme", "cache"), [x for x in WITH_CACHES if x[1] != "none"])
+    def test_the_same_text_with_and_without(self, scheme, cache):
+        model = make(**SCHEMES[scheme])
+        ids = torch.randint(17, (3, 4), generator=seeded(5))
+        for sampling in (GREEDY, Sampling(temperature=1.5, top_p=0.9, repetition_penalty=1.2)):
+            texts = [
+                generate(model, ids, 8, sampling=sampling, generator=seeded(1), cache=name)
+                for name in ("none", cache)
+            ]
+            assert texts[0].tolist() == texts[1].tolist()
+            assert texts[0][:, 4:].unique().numel() > 3, "a constant would have passed"
+
+    @pytest.mark.parametrize(("scheme", "cache"), WITH_CACHES)
+    def test_rows_padded_on_either_side_write_what_each_writes_alone(self, scheme, cache):
+        model = make(**SCHEMES[scheme])
+        prompts = [[3], [1, 2, 3, 4, 5], [16, 0], [7, 8, 9]]
+        ids = torch.zeros(4, 6, dtype=torch.int64)
+        padding = torch.zeros(4, 6, dtype=torch.bool)
+        for n, (prompt, start) in enumerate(zip(prompts, [0, 1, 4, 2])):  # right, both, left, both
+            ids[n, start : start + len(prompt)] = torch.tensor(prompt)
+            padding[n, start : start + len(prompt)] = True
+        out = generate(model, ids, 7, sampling=GREEDY, padding=padding, cache=cache)
+        assert torch.equal(out[:, :6], ids)
+        for row, prompt in zip(out.tolist(), prompts):
+            assert row[6:] == naive_greedy(model, prompt, 7)[len(prompt) :]
+
+    def test_a_row_that_slides_forgets_its_padding_first_on_the_right_too(self):
+        model = make()
+        ids, padding = torch.tensor([[3, 9, 9], [4, 5, 6]]), torch.tensor([[1, 0, 0], [1, 1, 1]])
+        out = generate(
+            model, ids, 30, sampling=GREEDY, padding=padding.bool(), overflow="slide"
+        ).tolist()
+        left = torch.tensor([[0, 0, 3], [4, 5, 6]]), padding.bool().flip(1)
+        same = generate(
+            model, left[0], 30, sampling=GREEDY, padding=left[1], overflow="slide", cache="none"
+        ).tolist()
+        assert [row[3:] for row in out] == [row[3:] for row in same]
+
+    @pytest.mark.parametrize("cache", ["dense", "rolling", "paged"])
+    def test_each_token_is_run_once(self, cache, monkeypatch):
+        model = make(**SCHEMES["window"])
+        widths = counted(model, monkeypatch)
+        generate(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 5, cache=cache)
+        assert widths == [3, 1, 1, 1, 1]  # the last new token is never run at all
+
+    @pytest.mark.parametrize("cache", ["dense", "rolling"])
+    def test_an_endless_model_writes_past_its_context(self, cache):
+        model = make(**SCHEMES["endless"])
+        out = generate(model, torch.tensor([[1, 2, 3]]), 40, sampling=GREEDY, cache=cache)
+        assert out[0].tolist() == naive_greedy(model, [1, 2, 3], 40)
+
+    def test_a_cache_that_is_handed_in_holds_the_text_afterwards(self, model, monkeypatch):
+        cache = DenseCache(model.config, 2, dtype=torch.float64)
+        ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+        first = generate(model, ids, 4, sampling=GREEDY, cache=cache)
+        assert cache.lengths.tolist() == [6, 6]  # all but the last token, which nobody has read
+        widths = counted(model, monkeypatch)
+        out = generate(model, first, 3, sampling=GREEDY, cache=cache)
+        assert widths == [1, 1, 1]
+        assert torch.equal(out, generate(model, ids, 7, sampling=GREEDY, cache="none"))
+
+    def test_a_cache_that_does_not_fit_is_refused(self, model):
+        ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+        cache = DenseCache(model.config, 3, dtype=torch.float64)
+        with pytest.raises(ValueError, match="the cache is for 3 rows and ids has 2"):
+            generate(model, ids, 4, cache=cache)
+        cache = DenseCache(model.config, 2, dtype=torch.float64)
+        generate(model, ids, 4, cache=cache)
+        with pytest.raises(ValueError, match="holds 6 tokens and the prompt has 3: nothing is"):
+            generate(model, ids, 4, cache=cache)
+        cache.truncate(1)
+        with pytest.raises(ValueError, match="rows of equal length"):
+            padding = torch.tensor([[False, True, True], [True] * 3])
+            generate(model, ids, 4, cache=cache, padding=padding)
+        assert cache.lengths.tolist() == [1, 1]
+        small = DenseCache(model.config, 2, 7, dtype=torch.float64)
+        assert generate(model, ids, 5, cache=small).shape == (2, 8)
+        small.reset()
+        with pytest.raises(
+            ValueError, match=r"the cache has room for 7 tokens a row and .* needs 8"
+        ):
+            generate(model, ids, 6, cache=small)
+        assert small.lengths.tolist() == [0, 0]
+        with pytest.raises(ValueError, match="needs a model with one"):
+            generate(model, ids, 6, cache="rolling")
+
+
+class TestCompletions:
+    @pytest.mark.parametrize("cache", ["dense", "rolling", "paged", "none"])
+    def test_each_prompt_is_run_once_and_the_tokens_are_those_of_copies(self, cache, monkeypatch):
+        model = make(**SCHEMES["window"])
+        ids = torch.tensor([[0, 2, 3], [4, 5, 6]])
+        padding = torch.tensor([[False, True, True], [True, True, True]])
+        copies = generate(
+            model, ids.repeat_interleave(3, 0), 6, padding=padding.repeat_interleave(3, 0),
+            generator=seeded(4), cache="none",
+        )  # fmt: skip
+        rows = counted(model, monkeypatch, axis=0)
+        out = generate(
+            model, ids, 6, padding=padding, generator=seeded(4), cache=cache, n_completions=3
+        )
+        assert torch.equal(out, copies)
+        assert rows == [2, 6, 6, 6, 6, 6]
+        assert len({tuple(row) for row in out.tolist()}) == 6, "copies that do not differ"
+
+    def test_the_prompts_cache_that_is_handed_in_stays_as_it_is(self, model):
+        cache = DenseCache(model.config, 1, dtype=torch.float64)
+        generate(model, torch.tensor([[1, 2]]), 4, cache=cache, n_completions=5)
+        assert cache.lengths.tolist() == [2]
+
+
+class TestStream:
+    def test_it_yields_the_tokens_of_generate_as_they_are_made(self, model, monkeypatch):
+        ids = torch.tensor([[1, 2], [3, 4]])
+        whole = generate(model, ids, 6, generator=seeded(3))
+        widths = counted(model, monkeypatch)
+        steps = stream(model, ids, 6, generator=seeded(3))
+        assert widths == []
+        for n, token in enumerate(steps):
+            assert torch.equal(token, whole[:, 2 + n])
+            assert len(widths) == n + 1
+
+    def test_a_stream_that_is_closed_puts_the_mode_back(self, model):
+        model.train()
+        steps = stream(model, torch.tensor([[1, 2]]), 6)
+        next(steps)
+        assert not model.training
+        steps.close()
+        assert model.training
+        model.eval()
+
+
+def counted(model, monkeypatch, axis=1):
+    """The shape along one axis of every chunk that the model is run on from now on."""
+    sizes, hidden = [], model.hidden
+
+    def counting(ids, *args, **options):
+        sizes.append(ids.shape[axis])
+        return hidden(ids, *args, **options)
+
+    monkeypatch.setattr(model, "hidden", counting)
+    return sizes
+
+
+@pytest.mark.slow
+def test_the_compiled_step_writes_the_same_and_is_compiled_once():
+    model = make(context_length=300)
+    ids = torch.tensor([[0, 2, 3], [4, 5, 6]])
+    padding = torch.tensor([[False, True, True], [True, True, True]])
+    for options in ({}, {"padding": padding}, {"n_completions": 2}):
+        plain = generate(model, ids, 20, generator=seeded(1), **options)
+        assert torch.equal(
+            plain, generate(model, ids, 20, generator=seeded(1), compile=True, **options)
+        )
+    frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    generate(model, ids, 40, compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames
 
 
 class TestGenerateText:

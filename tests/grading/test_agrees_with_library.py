@@ -13,7 +13,9 @@ from llmcourse.generate import sampling
 from llmcourse.grading.records import find
 from llmcourse.grading.values import copy, difference
 from llmcourse.model import ModelConfig, Transformer
-from llmcourse.model.attention import attend, causal_mask, merge_heads, padding_mask, split_heads
+from llmcourse.model.attention import attend
+from llmcourse.model.masks import causal_mask, padding_mask
+from llmcourse.model.self_attention import merge_heads, split_heads
 from llmcourse.model.layers import gelu
 from llmcourse.model.norms import layer_norm
 from llmcourse.model.positions import sinusoidal_positions

@@ -18,10 +18,10 @@ LIBRARY = {
     "1.1": ("llmcourse.model.positions", "sinusoidal_positions"),
     "1.2": ("llmcourse.model.attention", "attention_weights"),
     "1.3": ("llmcourse.model.attention", "attend"),
-    "1.4": ("llmcourse.model.attention", "causal_mask"),
+    "1.4": ("llmcourse.model.masks", "causal_mask"),
     "1.5": ("llmcourse.model.attention", "attend"),
-    "1.6": ("llmcourse.model.attention", "split_heads"),
-    "1.7": ("llmcourse.model.attention", "merge_heads"),
+    "1.6": ("llmcourse.model.self_attention", "split_heads"),
+    "1.7": ("llmcourse.model.self_attention", "merge_heads"),
     "1.8": ("llmcourse.model.norms", "layer_norm"),
     "1.9": ("llmcourse.model.layers", "gelu"),
     "1.10": ("llmcourse.model.block", "Block"),
@@ -37,6 +37,19 @@ LIBRARY = {
     "2.9": ("llmcourse.generate.sampling", "keep_min_p"),
     "2.10": ("llmcourse.generate.sampling", "penalise_repetition"),
     "2.11": ("llmcourse.generate.decode", "generate"),
+    "3.1": ("llmcourse.model.norms", "rms_norm"),
+    "3.2": ("llmcourse.model.feed_forward", "GatedFeedForward"),
+    "3.3": ("llmcourse.model.rotary", "rotary_frequencies"),
+    "3.4": ("llmcourse.model.rotary", "rotate"),
+    "3.5": ("llmcourse.model.attention", "attend"),
+    "3.6": ("llmcourse.model.summary", "summary"),
+    "3.7": ("llmcourse.model.masks", "sliding_window_mask"),
+    "3.8": ("llmcourse.model.attention", "attend"),
+    "3.9": ("llmcourse.generate.cache.rolling", "RollingCache"),
+    "3.10": ("llmcourse.model.flash", "flash_forward"),
+    "3.11": ("llmcourse.generate.speculative", "residual"),
+    "3.12": ("llmcourse.model.latent_attention", "LatentAttention"),
+    "3.13": ("llmcourse.model.flash", "flash_forward"),
 }
 TORCH = {
     "1.2": [
@@ -65,6 +78,26 @@ TORCH = {
         lambda x, y: torch.nn.functional.cross_entropy(x.flatten(0, 1), y.flatten()),
         lambda x, y: torch.nn.CrossEntropyLoss()(x.flatten(0, 1), y.flatten()),
         lambda x, y: torch.nn.functional.nll_loss(x.log_softmax(-1).flatten(0, 1), y.flatten()),
+    ],
+    "3.1": [
+        lambda x, w, eps: torch.nn.functional.rms_norm(x, w.shape, w, eps),
+        lambda x, w, eps: torch.rms_norm(x, w.shape, w, eps),
+        lambda x, w, eps: torch.nn.RMSNorm(w.shape, eps, dtype=x.dtype)(x) * w,
+    ],
+    "3.5": [
+        lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    ],
+    "3.8": [
+        lambda rotate, q, k, v, keys, values: (
+            torch.nn.functional.scaled_dot_product_attention(q, keys, values),
+            keys,
+            values,
+        )
+    ],
+    "3.13": [
+        lambda q, k, v, block: (torch.softmax(q @ k.T, -1) @ v, (q @ k.T).logsumexp(-1)),
+        lambda q, k, v, block: ((q @ k.T).softmax(-1) @ v, (q @ k.T).logsumexp(-1)),
+        lambda q, k, v, block: torch.nn.functional.scaled_dot_product_attention(q, k, v),
     ],
 }
 

@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from llmcourse.model import ModelConfig
-from llmcourse.model.attention import (
-    SelfAttention,
-    attend,
-    attend_numpy,
-    attention_weights,
-    causal_mask,
-    merge_heads,
-    padding_mask,
-    split_heads,
-    visible,
-)
+from llmcourse.model.attention import attend, attend_numpy, attention_weights
+from llmcourse.model.masks import Visibility, causal_mask, padding_mask
+from llmcourse.model.self_attention import SelfAttention, Sight, merge_heads, split_heads
 
 IMPLEMENTATIONS = ["naive", "sdpa", "auto"]
 # (B, H, T, S, D): one of everything, sizes that are no power of two, more keys than queries.
@@ -163,7 +155,9 @@ class TestAttend:
         hidden = {"left": slice(0, 2), "right": slice(5, 7), "middle": slice(3, 5)}[side]
         padding[1, hidden] = False
         out = attend(q, k, v, padding=padding, implementation=implementation)
-        torch.testing.assert_close(out, by_loops(q, k, v, True, padding), rtol=0, atol=1e-13)
+        wanted = by_loops(q, k, v, True, padding)
+        wanted[1, :, hidden] = 0  # padding asks nothing either
+        torch.testing.assert_close(out, wanted, rtol=0, atol=1e-13)
         k2, v2 = k.clone(), v.clone()
         k2[1, :, hidden], v2[1, :, hidden] = 99.0, -99.0
         assert torch.equal(attend(q, k2, v2, padding=padding, implementation=implementation), out)
@@ -212,7 +206,7 @@ class TestAttend:
             )  # fmt: skip
             torch.testing.assert_close(mixed, out[:, :, order], rtol=0, atol=1e-13)
 
-    @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+    @pytest.mark.parametrize("implementation", ["naive", "auto"])
     def test_record_shows_the_weights_that_were_used(self, implementation):
         q, k, v = qkv(2, 3, 4, 6, 5, gradients=True)
         record = []
@@ -227,7 +221,7 @@ class TestAttend:
         torch.testing.assert_close(weights.sum(-1), ones, rtol=0, atol=1e-13)
         assert (weights.masked_select(~causal_mask(4, 6)) == 0).all()
 
-    @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+    @pytest.mark.parametrize("implementation", ["naive", "auto"])
     def test_dropout_drops_weights(self, implementation):
         q, k, _ = qkv(1, 1, 40, 40, 4)
         v = torch.eye(40, dtype=torch.float64)[None, None]  # the output is the weights themselves
@@ -254,7 +248,11 @@ class TestAttend:
                 r"must be \(batch, heads, time, width\), got \(2, 3, 4\)",
             ),
             (lambda q, k, v: {"k": k[..., :3]}, r"width of q \(1, 2, 3, 4\), got k \(1, 2, 5, 3\)"),
-            (lambda q, k, v: {"k": k[:, :1]}, r"heads and width of q"),
+            (lambda q, k, v: {"k": k[:, :1]}, r"got k \(1, 1, 5, 4\) and v \(1, 2, 5, 4\)"),
+            (
+                lambda q, k, v: {"q": torch.cat([q, q[:, :1]], 1)},
+                r"3 query heads cannot share 2 key/value heads evenly",
+            ),
             (lambda q, k, v: {"v": v[:, :, :4]}, r"and v \(1, 2, 4, 4\)"),
             (
                 lambda q, k, v: {"q": torch.cat([q, q], 2)},
@@ -262,15 +260,15 @@ class TestAttend:
             ),
             (
                 lambda q, k, v: {"padding": torch.ones(1, 5)},
-                r"padding must be bool of shape \(1, 5\).* got torch.float32",
+                r"padding must be torch.bool of shape \(1, 5\).* got torch.float32",
             ),
             (
                 lambda q, k, v: {"padding": torch.ones(1, 3, dtype=torch.bool)},
                 r"of shape \(1, 5\), True for real tokens, got torch.bool of shape \(1, 3\)",
             ),
             (
-                lambda q, k, v: {"implementation": "flash"},
-                r"implementation='flash' is unknown; choose one of \('auto', 'naive', 'sdpa'\)",
+                lambda q, k, v: {"implementation": "fused"},
+                r"implementation='fused' is unknown; choose one of \('auto', 'naive', 'flash'",
             ),
         ],
     )
@@ -302,19 +300,6 @@ class TestMasks:
     def test_padding(self):
         mask = padding_mask(torch.tensor([3, 0, 4]), 4)
         assert mask.tolist() == [[True] * 3 + [False], [False] * 4, [True] * 4]
-
-    def test_visible_joins_both(self):
-        padding = torch.tensor([[True, True, True], [False, True, True]])
-        mask = visible(2, 3, True, padding, padding.device)
-        wanted = [
-            [[[j <= 1 + i and bool(padding[b, j]) for j in range(3)] for i in range(2)]]
-            for b in range(2)
-        ]
-        assert mask.tolist() == wanted
-        assert visible(2, 3, False, None, padding.device) is None
-        assert visible(2, 3, False, padding, padding.device).tolist() == [
-            [[row] * 2] for row in padding.tolist()
-        ]
 
 
 class TestWeights:
@@ -369,7 +354,7 @@ class TestSelfAttention:
             theirs.out_proj.bias.data.copy_(ours.out.bias.data)
         x = torch.randn(*shape, 12, dtype=torch.float64, requires_grad=True)
         record = []
-        out = ours(x, record=record)
+        out = ours(x, Sight(Visibility(shape[1], shape[1]), record=record))
         wanted, weights = theirs(
             x, x, x, attn_mask=~causal_mask(shape[1]), average_attn_weights=False
         )

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from llmcourse.model import ModelConfig, Transformer
-from llmcourse.model.config import CHOICES, PRESETS
+from llmcourse.model.config import CHOICES, PRESETS, Latent
+from llmcourse.model.rotary import Rope
 
 SMALL = {"vocab_size": 11, "context_length": 8, "n_layers": 2, "n_heads": 2, "d_model": 4}
 
@@ -62,6 +63,47 @@ def test_derived_widths():
     assert ModelConfig(**SMALL, d_ff=7).d_ff == 7
 
 
+def test_a_gated_network_of_the_default_width_has_as_many_parameters():
+    def count(**changes):
+        config = ModelConfig(**SMALL | {"d_model": 96, "feed_forward_bias": False} | changes)
+        return sum(p.numel() for p in Transformer(config).blocks[0].feed_forward.parameters())
+
+    assert ModelConfig(**SMALL | {"d_model": 96}, feed_forward="gated").d_ff == 256
+    assert count() == count(feed_forward="gated") == 8 * 96 * 96
+
+
+def test_replace_lets_derived_widths_follow():
+    config = ModelConfig(**SMALL)
+    wider = config.replace(d_model=12, n_heads=4)
+    assert (wider.d_ff, wider.d_head, wider.n_kv_heads) == (48, 3, 4)
+    said = ModelConfig(**SMALL | {"n_heads": 4, "n_kv_heads": 2, "d_ff": 5}).replace(d_model=8)
+    assert (said.d_ff, said.d_head, said.n_kv_heads) == (5, 2, 2)
+    with pytest.raises(ValueError, match="no field 'n_head'"):
+        config.replace(n_head=3)
+
+
+def test_nested_records_are_written_down_and_checked():
+    config = ModelConfig(
+        **SMALL,
+        positions="rope",
+        latent=Latent(4, None, 4, 2, 4),
+        window=3,
+        rope_local=Rope(base=50),
+    )
+    read = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert read == config and isinstance(read.latent, Latent) and read.rope_local.base == 50
+    with pytest.raises(ValueError, match=r"rope has no field 'bas'; did you mean 'base'"):
+        ModelConfig.from_dict(SMALL | {"rope": {"bas": 3}})
+
+
+def test_windows_of_layers():
+    config = ModelConfig(**SMALL | {"n_layers": 6}, positions="rope", d_head=4, window=5)
+    assert config.windows == (5,) * 6 and config.endless
+    gemma = config.replace(global_every=3)
+    assert gemma.windows == (5, 5, None, 5, 5, None) and not gemma.endless
+    assert not ModelConfig(**SMALL, window=5).endless, "learned positions end with their table"
+
+
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelConfig(**SMALL).n_heads = 3
@@ -87,11 +129,11 @@ def test_sizes_are_whole_numbers(field, value):
             {"positions": "sinusoidal", "d_model": 5, "n_heads": 1},
             r"d_model=5 is odd; .*example d_model=6",
         ),
-        ({"positions": "rope"}, r"positions='rope' is unknown; choose one of \['learned', 'sin"),
-        ({"norm": "batch"}, r"norm='batch' is unknown; choose one of \['layer', 'none'\]"),
+        ({"positions": "alibi"}, r"positions='alibi' is unknown; choose one of \['learned', 'sin"),
+        ({"norm": "batch"}, r"norm='batch' is unknown; choose one of \['layer', 'rms', 'none'\]"),
         ({"norm_placement": "mid"}, r"norm_placement='mid' is unknown; .*'pre', 'post'"),
         ({"activation": "swish"}, r"activation='swish' is unknown; choose one of \['gelu'"),
-        ({"attention": "flash"}, r"attention='flash' is unknown; choose one of \['auto'"),
+        ({"attention": "fused"}, r"attention='fused' is unknown; choose one of \['auto'"),
         ({"dropout": 1.0}, r"dropout=1.0 is not a probability in \[0, 1\)"),
         ({"dropout": -0.1}, r"dropout=-0.1 is not a probability"),
         ({"dropout": float("nan")}, r"dropout=nan is not a probability"),
@@ -101,6 +143,36 @@ def test_sizes_are_whole_numbers(field, value):
         ({"norm_eps": float("nan")}, r"norm_eps=nan must be a number greater than 0"),
         ({"tie_embeddings": "no"}, r"tie_embeddings='no' must be True or False"),
         ({"residual": 1}, r"residual=1 must be True or False"),
+        ({"n_heads": 4, "n_kv_heads": 3}, r"n_kv_heads=3 does not divide n_heads=4; .*\[1, 2, 4\]"),
+        ({"n_kv_heads": 0}, r"n_kv_heads=0 must be a whole number"),
+        ({"d_head": 0}, r"d_head=0 must be a whole number"),
+        ({"positions": "rope", "d_head": 3}, r"d_head=3 .*gives 3, which must be even"),
+        (
+            {"positions": "rope", "d_head": 4, "rope": Rope(fraction=0.3)},
+            r"d_head=4 with fraction=0.3 gives 1",
+        ),
+        ({"rope": {"base": 5}}, r"rope={'base': 5} must be a Rope"),
+        ({"window": 0}, r"window=0 must be a whole number"),
+        ({"sinks": 2}, r"sinks=2 has no effect without a window"),
+        ({"sinks": -1, "window": 3}, r"sinks=-1 must be a whole number of at least 0"),
+        ({"global_every": 2}, r"global_every=2 has no effect without a window"),
+        ({"rope_local": Rope()}, r"rope_local=.* has no effect without a window"),
+        ({"norm_offset": True}, r'norm_offset=True goes with norm="rms", got norm=\'layer\''),
+        ({"norm": "none", "norm_placement": "output"}, r"leaves nothing for norm_placement"),
+        ({"logit_softcap": 0.0}, r"logit_softcap=0.0 must be a number greater than 0, or None"),
+        ({"latent": Latent(4)}, r'latent attention needs positions="rope", got \'learned\''),
+        (
+            {"latent": Latent(4), "positions": "rope", "n_kv_heads": 1},
+            r"n_kv_heads=1 has no meaning with latent attention",
+        ),
+        (
+            {"latent": Latent(4, None, 4, 2, 4), "positions": "rope", "d_head": 5},
+            r"d_head=5 contradicts latent d_nope \+ d_rope = 6",
+        ),
+        (
+            {"latent": Latent(4), "positions": "rope", "qk_norm": "head"},
+            r"qk_norm='head' is not built for latent attention",
+        ),
     ],
 )
 def test_impossible_values_are_refused_by_name(changes, message):
@@ -133,5 +205,8 @@ def test_every_choice_builds_a_model_that_runs():
     ids = torch.tensor([[1, 2, 3]])
     for name, allowed in CHOICES.items():
         for value in allowed:
-            model = Transformer(ModelConfig(**SMALL | {name: value}))
+            if value in ("triton", "flex") or (name, value) == ("attention", "flash"):
+                continue  # their own tests
+            norm = {"norm": "rms"} if name == "norm_placement" else {}
+            model = Transformer(ModelConfig(**SMALL | norm | {name: value}))
             assert model(ids).shape == (1, 3, 11) and model(ids).isfinite().all(), (name, value)

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.config import Latent
 from llmcourse.model.summary import summary
 from llmcourse.train.losses import cross_entropy
 
@@ -19,6 +20,17 @@ VARIANTS = [
     {"norm": "none", "positions": "none"},
     {"norm_placement": "post", "activation": "gelu_tanh"},
     {"residual": False, "n_heads": 1, "n_layers": 1},
+    # What Part 3 adds.
+    {"norm": "rms", "positions": "rope", "feed_forward": "gated", "activation": "silu"},
+    {"positions": "rope", "n_kv_heads": 2, "attention_out_bias": False, "tie_embeddings": False},
+    {"positions": "rope", "norm": "rms", "qk_norm": "head", "d_head": 16, "n_kv_heads": 1},
+    {"norm": "rms", "norm_placement": "output", "qk_norm": "width", "activation": "relu2"},
+    {"positions": "rope", "norm": "rms", "qk_norm": "width", "n_kv_heads": 2},
+    {"norm": "rms", "norm_placement": "sandwich", "logit_softcap": 30.0, "feed_forward": "gated"},
+]
+LATENT = [
+    {"positions": "rope", "latent": Latent(6, None, 8, 4, 5), "norm": "rms"},
+    {"positions": "rope", "latent": Latent(6, 10, 8, 4, 5), "attention_bias": False},
 ]
 
 
@@ -26,7 +38,7 @@ def config_of(**changes):
     return ModelConfig(**SIZES | changes)
 
 
-@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("changes", VARIANTS + LATENT)
 def test_parameters_are_those_of_the_built_model_component_by_component(changes):
     model = Transformer(config_of(**changes))
     counted = dict.fromkeys(summary(model.config).parameters, 0)
@@ -46,10 +58,12 @@ def test_parameters_are_those_of_the_built_model_component_by_component(changes)
     assert summary(model.config).total_parameters == model.n_parameters()
 
 
-@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("changes", VARIANTS + LATENT)
 def test_flops_are_those_torch_counts(changes):
     config = config_of(attention="naive", **changes)
     model = Transformer(config)
+    for block in model.blocks:
+        block.attention.absorb = False  # the form that is counted
     ids = torch.randint(67, (3, 48))
     with FlopCounterMode(display=False) as forward:
         logits = model(ids)
@@ -141,3 +155,26 @@ def test_the_printed_table_holds_the_numbers():
 def test_the_summary_needs_no_model():
     assert summary(ModelConfig.preset("gpt2-xl")).total_parameters == 1_557_611_200
     assert "GB" in str(summary(ModelConfig.preset("gpt2-xl")))
+
+
+def test_a_window_bounds_scores_and_cache():
+    full = config_of(positions="rope", n_layers=4).replace(context_length=48)
+    windowed = full.replace(window=8, sinks=2, global_every=4)
+    assert summary(windowed).flops["attention scores"] * 4 * 48 == (
+        summary(full).flops["attention scores"] * (3 * 10 + 48)
+    )
+    assert summary(full).cache_bytes(2, 30) == 4 * 2 * 4 * 30 * 2 * 32
+    assert summary(windowed).cache_bytes(2, 30) == 4 * 2 * (3 * 10 + 30) * 2 * 32
+    assert summary(windowed).cache_bytes(2, 30, 2) * 2 == summary(windowed).cache_bytes(2, 30)
+    assert summary(windowed).cache_bytes(1, 5) == summary(full).cache_bytes(1, 5)
+
+
+def test_sharing_heads_and_a_latent_vector_shrink_the_cache():
+    full = summary(config_of(positions="rope"))
+    grouped = summary(config_of(positions="rope", n_kv_heads=1))
+    latent = summary(config_of(**LATENT[0]))
+    assert full.cache_bytes(1) == 4 * grouped.cache_bytes(1)
+    assert latent.cache_bytes(1) == 4 * 48 * 3 * (6 + 4)
+    with pytest.raises(ValueError, match="activations of latent attention are not worked out"):
+        latent.activation_bytes(1)
+    assert "cache for decoding" in str(latent) and "activations for training" in str(full)

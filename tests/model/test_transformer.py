@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from llmcourse.model import ModelConfig, Transformer
-from llmcourse.model.attention import causal_mask, padding_mask
+from llmcourse.model.masks import causal_mask, padding_mask
 from llmcourse.model.positions import sinusoidal_positions
 from llmcourse.train.losses import cross_entropy
 
@@ -279,7 +279,7 @@ class TestPadding:
 
 
 class TestRecord:
-    @pytest.mark.parametrize("attention", ["naive", "sdpa"])
+    @pytest.mark.parametrize("attention", ["naive", "auto"])
     def test_maps_are_the_record_and_change_nothing(self, attention):
         model = small(attention=attention)
         ids = torch.randint(13, (2, 7), generator=seeded(5))

@@ -6,42 +6,15 @@ import pytest
 import torch
 
 from llmcourse.generate import Sampling, generate
+from llmcourse.interop.huggingface import FAMILIES, load_huggingface, to_ours
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.train.losses import cross_entropy
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-RENAMED = {
-    "embedding.weight": "transformer.wte.weight",
-    "positions.weight": "transformer.wpe.weight",
-    "final_norm.weight": "transformer.ln_f.weight",
-    "final_norm.bias": "transformer.ln_f.bias",
-}
-IN_BLOCK = {
-    "attention_norm": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.out": "attn.c_proj",
-    "feed_forward_norm": "ln_2",
-    "feed_forward.up": "mlp.c_fc",
-    "feed_forward.down": "mlp.c_proj",
-}
-
-
-def their_name(name: str) -> str:
-    if name in RENAMED:
-        return RENAMED[name]
-    _, layer, *middle, kind = name.split(".")
-    return f"transformer.h.{layer}.{IN_BLOCK['.'.join(middle)]}.{kind}"
-
-
-def turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """OpenAI's layers store their matrices as (in, out); ours are (out, in)."""
-    matrix = name.startswith("blocks.") and tensor.ndim == 2
-    return tensor.T if matrix else tensor
-
 
 @pytest.fixture(scope="module", params=["naive", "sdpa"])
-def pair(request):
+def pair(request, tmp_path_factory):
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=97,
@@ -58,7 +31,10 @@ def pair(request):
     generator = torch.Generator().manual_seed(0)
     for parameter in theirs.parameters():
         parameter.data += torch.empty_like(parameter).normal_(0, 0.15, generator=generator)
-    config = ModelConfig.preset(
+    folder = tmp_path_factory.mktemp("gpt2")
+    theirs.save_pretrained(folder)
+    ours = load_huggingface(folder, dtype=torch.float64, attention=request.param)
+    wanted = ModelConfig.preset(
         "gpt2",
         vocab_size=97,
         context_length=40,
@@ -67,13 +43,14 @@ def pair(request):
         n_heads=4,
         attention=request.param,
     )
-    ours = Transformer(config).double()
-    published = theirs.state_dict()
-    ours.load_state_dict(
-        {name: turned(name, published[their_name(name)]) for name in ours.state_dict()}
-    )
+    assert ours.config == wanted
     assert ours.n_parameters() == sum(p.numel() for p in theirs.parameters())
     return ours, theirs
+
+
+def mapped(config, published):
+    """Published tensors under our names and in our layout."""
+    return to_ours(FAMILIES["gpt2"].rules(config, {}), published)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 37), (2, 40)])
@@ -103,11 +80,10 @@ def test_loss_and_every_gradient(pair):
     assert mine.item() == pytest.approx(yours.item(), abs=1e-10)
     mine.backward()
     yours.backward()
-    their_gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    wanted = mapped(ours.config, {name: p.grad for name, p in theirs.named_parameters()})
     for name, parameter in ours.named_parameters():
-        wanted = turned(name, their_gradients[their_name(name)])
-        assert wanted.abs().max() > 1e-8, name
-        torch.testing.assert_close(parameter.grad, wanted, rtol=0, atol=1e-10, msg=name)
+        assert wanted[name].abs().max() > 1e-8, name
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=0, atol=1e-10, msg=name)
 
 
 def test_left_padded_batch(pair):
@@ -193,8 +169,8 @@ def test_presets_have_the_shapes_of_the_published_models(name):
                 n_embd=config.d_model, n_layer=config.n_layers, n_head=config.n_heads
             )
         )
-    published = dict(theirs.named_parameters())
-    assert len(published) == len(list(ours.named_parameters()))
-    for tensor_name, tensor in ours.named_parameters():
-        wanted = turned(tensor_name, published[their_name(tensor_name)])
-        assert tensor.shape == wanted.shape, tensor_name
+    published = mapped(config, dict(theirs.named_parameters()))
+    parameters = dict(ours.named_parameters())
+    assert parameters.keys() == published.keys()
+    for tensor_name, tensor in parameters.items():
+        assert tensor.shape == published[tensor_name].shape, tensor_name

@@ -17,7 +17,7 @@ import numpy as np
 from llmcourse.show import style
 from llmcourse.show.attention import check_weights, draw_attention
 from llmcourse.show.tokens import token_labels
-from llmcourse.show.widgets import html
+from llmcourse.show.widgets import html, layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,21 +59,16 @@ class AttentionExplorer(ipywidgets.VBox):
         for name, value, count in (("layer", layer, layers), ("head", head, heads)):
             if not 0 <= value < count:
                 raise ValueError(f"{name} {value} does not exist; there are {count}, from 0")
-        wide = {"description_width": "110px"}
-        full = ipywidgets.Layout(width="auto", max_width="440px")
-        self.text = ipywidgets.Text(
-            value=text, description="text", style=wide, continuous_update=False,
-            layout=ipywidgets.Layout(width="auto", max_width="890px"),
-        )  # fmt: skip
+        self.text = ipywidgets.Text(value=text, description="text", **layout.line(110))
         self.layer = ipywidgets.Dropdown(
             options=[(f"layer {i}", i) for i in range(layers)], value=layer,
-            description="layer", style=wide, layout=full,
+            description="layer", **layout.control(110),
         )  # fmt: skip
         self.head = ipywidgets.IntSlider(
-            value=head, min=0, max=heads - 1, description="head", style=wide, layout=full
+            value=head, min=0, max=heads - 1, description="head", **layout.control(110)
         )
         self.query = ipywidgets.IntSlider(
-            value=0, min=0, max=0, description="query position", style=wide, layout=full
+            value=0, min=0, max=0, description="query position", **layout.control(110)
         )
         self.view = ipywidgets.HTML()
         self._weights: list[np.ndarray] = []  # one (H, T, S) for each layer
@@ -82,17 +77,7 @@ class AttentionExplorer(ipywidgets.VBox):
         self._read_text()
         self.query.value = self.query.max  # the last position sees the whole text
         super().__init__(
-            [
-                self.text,
-                ipywidgets.HBox(
-                    [
-                        ipywidgets.VBox([self.layer, self.head], layout={"flex": "1 1 0"}),
-                        ipywidgets.VBox([self.query], layout={"flex": "1 1 0"}),
-                    ],
-                    layout={"max_width": "900px"},
-                ),
-                self.view,
-            ]
+            layout.arranged([self.layer, self.head], [self.query], above=self.text, view=self.view)
         )
         self.text.observe(self._on_text, "value")
         for control in (self.layer, self.head, self.query):

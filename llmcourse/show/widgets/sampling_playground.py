@@ -18,7 +18,7 @@ from llmcourse.show import style
 from llmcourse.show.arrays import to_array
 from llmcourse.show.sampling import draw_distribution, entropy, likeliest, vocabulary_labels
 from llmcourse.show.tokens import readable
-from llmcourse.show.widgets import html
+from llmcourse.show.widgets import html, layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,46 +101,35 @@ class SamplingPlayground(ipywidgets.VBox):
         self._labels = vocabulary_labels(known, tokenizer=tokenizer) + [
             f"#{i}" for i in range(known, vocabulary)
         ]
-        wide = {"description_width": "120px"}
-        full = ipywidgets.Layout(width="auto", max_width="440px")
-        self.prompt = ipywidgets.Text(
-            value=prompt, description="prompt", style=wide, continuous_update=False,
-            layout=ipywidgets.Layout(width="auto", max_width="890px"),
-        )  # fmt: skip
+        self.prompt = ipywidgets.Text(value=prompt, description="prompt", **layout.line())
         self.temperature = ipywidgets.FloatSlider(
             value=1.0, min=0.0, max=2.0, step=0.05, description="temperature",
             tooltip="0 is greedy: always the likeliest token",
-            readout_format=".2f", style=wide, layout=full,
+            readout_format=".2f", **layout.control(),
         )  # fmt: skip
         self.top_k = ipywidgets.IntSlider(
-            value=0, min=0, max=min(50, vocabulary), description="top-k (0: off)", style=wide,
-            layout=full,
+            value=0, min=0, max=min(50, vocabulary), description="top-k (0: off)",
+            **layout.control(),
         )  # fmt: skip
         self.top_p = ipywidgets.FloatSlider(
             value=1.0, min=0.05, max=1.0, step=0.05, description="top-p (1: off)",
-            readout_format=".2f", style=wide, layout=full,
+            readout_format=".2f", **layout.control(),
         )  # fmt: skip
         self.min_p = ipywidgets.FloatSlider(
             value=0.0, min=0.0, max=0.5, step=0.01, description="min-p (0: off)",
-            readout_format=".2f", style=wide, layout=full,
+            readout_format=".2f", **layout.control(),
         )  # fmt: skip
         self.seed = ipywidgets.IntSlider(
-            value=0, min=0, max=20, description="seed", style=wide, layout=full
+            value=0, min=0, max=20, description="seed", **layout.control()
         )
         self.view = ipywidgets.HTML()
-        half = {"flex": "1 1 0"}
         super().__init__(
-            [
-                self.prompt,
-                ipywidgets.HBox(
-                    [
-                        ipywidgets.VBox([self.temperature, self.seed], layout=half),
-                        ipywidgets.VBox([self.top_k, self.top_p, self.min_p], layout=half),
-                    ],
-                    layout={"max_width": "900px"},
-                ),
-                self.view,
-            ]
+            layout.arranged(
+                [self.temperature, self.seed],
+                [self.top_k, self.top_p, self.min_p],
+                above=self.prompt,
+                view=self.view,
+            )
         )
         self.before = self.after = np.zeros(0)
         self.continuation = ""

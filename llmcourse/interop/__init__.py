@@ -1,0 +1,1 @@
+"""Other programs' models and files: reading them, writing them. Part 3 onwards."""

@@ -1,0 +1,354 @@
+"""FlashAttention: exact attention whose extra memory grows with T, not with T × S.
+
+Taught in Part 3. The table of scores is never held: the queries are cut into blocks and the keys
+into runs, one tile of scores is made at a time, and a softmax that can be corrected afterwards
+("online") carries a running maximum and a running sum from tile to tile. The backward pass keeps
+only the logarithm of each row's sum and makes every tile again from q, k and v.
+
+Sources: Dao et al. 2022, arXiv 2205.14135, algorithms 1 to 4; Dao 2023, arXiv 2307.08691,
+algorithms 1 and 2 (queries in the outer loop, one division at the end, the log-sum-exp saved).
+
+Deviations from the papers: powers of two instead of e, because exp2 is the faster function (log₂ e
+goes into q, whose scale has to be applied anyway); the backward pass loops over queries outside as
+well, so that both passes walk the same tiles; the keys are not cut at fixed places but where
+visibility changes, so that most tiles need no mask and the rest is not computed at all.
+
+Shapes: B batch, H query heads, G key/value heads, T queries, S keys, D and Dv widths of a key and
+of a value. One tile has R·N rows, the R = H / G query heads that share keys times N queries, and W
+columns, its keys; so keys and values are never repeated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from llmcourse.model.masks import NOWHERE, Visibility
+
+# Measured with one and two threads at T = 4096: a tile of float32 scores fills 2 MB, near enough to
+# the cores for the passes over it, and large enough that starting a product costs little.
+ROWS, COLUMNS = 512, 1024
+MAX_RUNS = 8  # runs of keys per block; keys in a wilder order are masked instead of skipped
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One block of queries against keys `start` to `stop`."""
+
+    start: int
+    stop: int
+    bias: Tensor | None  # (N, W) of 0 and -inf, to be added; None when every query sees every key
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    tile: tuple[int, int] = (ROWS, COLUMNS),
+) -> Tensor:
+    """softmax(scale · q kᵀ) v over the keys that are visible, differentiable once.
+
+    Args:
+        q: (B, H, T, D), floating point; float16 and bfloat16 are computed in float32.
+        k: (B, G, S, D), G a divisor of H; query head h reads key head h // (H / G).
+        v: (B, G, S, Dv).
+        visibility: for T queries and S keys; a query that sees nothing gets 0 and passes back 0.
+        scale: factor on q · k, usually 1 / √D.
+        softcap: scores become softcap · tanh(score / softcap) (Gemma 2, arXiv 2408.00118).
+        tile: rows and columns of the largest tile.
+
+    Returns:
+        (B, H, T, Dv) in the dtype of q.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit; the message says which.
+    """
+    _check(q, k, v, visibility, softcap, tile)
+    return _Flash.apply(q, k, v, visibility, scale, softcap, tile)
+
+
+def flash_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    tile: tuple[int, int] = (ROWS, COLUMNS),
+) -> tuple[Tensor, Tensor]:
+    """`flash_attention` without gradients, and what its backward pass needs.
+
+    Returns:
+        Output (B, H, T, Dv) in the dtype of q, and log Σ exp(score) (B, H, T) in float32, or
+        float64 for float64; -inf for a query that sees nothing.
+    """
+    _check(q, k, v, visibility, softcap, tile)
+    k, v = (_wide(x).contiguous() for x in (k, v))
+    (b, h, t, _), d_v = q.shape, v.shape[-1]
+    q = q.unflatten(1, (k.shape[1], -1))  # (B, H, T, D) -> (B, G, R, T, D)
+    out = q.new_empty(*q.shape[:-1], d_v)  # (B, G, R, T, Dv)
+    log_sums = k.new_empty(q.shape[:-1])  # (B, G, R, T)
+    for batch, block, tiles in blocks(visibility, b, _queries(h, k, tile), tile[1], k):
+        for i in itertools.product(batch, range(k.shape[1])):  # (row, group)
+            rows = _rows(q[i][:, block]).mul_(_factor(scale, softcap))  # (R·N, D)
+            total = rows.new_zeros(len(rows), 1)
+            # The lowest finite number: for a row that has seen nothing, -inf - -inf would be NaN.
+            highest = torch.full_like(total, torch.finfo(total.dtype).min)
+            mixed = rows.new_zeros(len(rows), d_v)
+            for part in tiles:
+                keys, values = k[i][part.start : part.stop], v[i][part.start : part.stop]
+                scores = multiply(rows, keys.mT)  # (R·N, W)
+                if softcap is not None:
+                    scores.tanh_().mul_(softcap * LOG2_E)
+                _mask(scores, part.bias)
+                before, highest = highest, torch.maximum(highest, scores.amax(-1, keepdim=True))
+                weights = scores.sub_(highest).exp2_()
+                # What was summed so far was measured against a lower maximum.
+                correction = before.sub_(highest).exp2_()
+                total.mul_(correction).add_(weights.sum(-1, keepdim=True))
+                mixed.mul_(correction).add_(multiply(weights, values))
+            log_sum = highest.add_(total.log2()).div_(LOG2_E)  # log₂ 0 = -inf
+            mixed.div_(total.masked_fill_(total == 0, 1.0))  # nothing seen: 0 / 1
+            out[i][:, block] = mixed.view_as(out[i][:, block])
+            log_sums[i][:, block] = log_sum.view_as(log_sums[i][:, block])
+    return out.flatten(1, 2), log_sums.flatten(1, 2)  # (B, G, R, ...) -> (B, H, ...)
+
+
+def flash_backward(
+    slope: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    visibility: Visibility,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    tile: tuple[int, int] = (ROWS, COLUMNS),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from the gradient `slope` (B, H, T, Dv) of the output.
+
+    With P the weights and s the scores of a tile: dV = Pᵀ dO, dP = dO Vᵀ, ds = P (dP - δ), where
+    δ = rowsum(dO · O) stands for rowsum(P · dP) without needing the whole row at once.
+    """
+    k, v = (_wide(x).contiguous() for x in (k, v))
+    b, h = q.shape[:2]
+    q, slope, out, log_sums = (
+        x.unflatten(1, (k.shape[1], -1)) for x in (q, slope, out, log_sums)
+    )  # (B, H, T, ...) -> (B, G, R, T, ...)
+    k_t, factor = k.mT.contiguous(), _factor(scale, softcap)
+    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for batch, block, tiles in blocks(visibility, b, _queries(h, k, tile), tile[1], k, True):
+        for i in itertools.product(batch, range(k.shape[1])):  # (row, group)
+            rows, d_out = _rows(q[i][:, block]).mul_(factor), _rows(slope[i][:, block])  # (R·N, D)
+            delta = (d_out * _rows(out[i][:, block])).sum(-1)  # (R·N,)
+            log_sum = log_sums[i][:, block].flatten() * LOG2_E  # (R·N,)
+            # exp2(score - inf) = 0: a query that saw nothing has no gradient.
+            log_sum.masked_fill_(log_sum == -math.inf, math.inf)
+            d_rows = torch.zeros_like(rows.mT)  # (D, R·N)
+            for part in tiles:
+                cut = slice(part.start, part.stop)
+                # Tiles stand on their side here, (W, R·N): what is subtracted from a score belongs
+                # to its column, and a product subtracts from columns for nothing.
+                if softcap is None:
+                    weights = multiply(k[i][cut], rows.mT, -log_sum)
+                else:
+                    capped = multiply(k[i][cut], rows.mT).tanh_()
+                    weights = (capped * (softcap * LOG2_E)).sub_(log_sum)
+                _mask(weights.mT, part.bias).exp2_()
+                dv[i][cut] += multiply(weights, d_out)
+                d_scores = multiply(v[i][cut], d_out.mT, -delta).mul_(weights)
+                if softcap is not None:
+                    d_scores.mul_(capped.square_().neg_().add_(1.0))  # tanh' = 1 - tanh²
+                dk[i][cut] += multiply(d_scores, rows)
+                d_rows += multiply(k_t[i][:, cut], d_scores)
+            dq[i][:, block] = d_rows.mT.mul_(scale).view_as(dq[i][:, block])
+    dk.mul_(scale / factor)  # the rows carried the factor, the derivative has the scale
+    return dq.flatten(1, 2), dk.to(q.dtype), dv.to(q.dtype)  # (B, G, R, T, D) -> (B, H, T, D)
+
+
+class _Flash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, visibility, scale, softcap, tile):
+        options = {"scale": scale, "softcap": softcap, "tile": tile}
+        out, log_sums = flash_forward(q, k, v, visibility, **options)
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        ctx.visibility, ctx.options = visibility, options
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        return *flash_backward(slope, *ctx.saved_tensors, ctx.visibility, **ctx.options), *[None] * 4
+
+
+def blocks(
+    visibility: Visibility, b: int, n: int, width: int, like: Tensor, sideways: bool = False
+) -> Iterator[tuple[range, slice, list[Tile]]]:
+    """Cut T queries into blocks of n, and what each block may see into tiles of at most `width`.
+
+    Yields:
+        The rows of the batch it holds for (all B at once where they look alike), the block's
+        queries, and its tiles, with biases in the dtype and on the device of `like`.
+    """
+    q, k = visibility.positions(like.device)
+    if visibility.q_positions is None:
+        q = q.clamp(min=0)  # without causality there may be more queries than positions
+    alike = q.ndim == k.ndim == 1 and visibility.q_documents is None
+    for batch in [range(b)] if alike else [range(i, i + 1) for i in range(b)]:
+        one = [  # what concerns this row: (T,), (S,), (T,), (S,)
+            x if x is None or x.ndim == 1 else x[batch.start]
+            for x in (q, k, visibility.q_documents, visibility.k_documents)
+        ]
+        for start in range(0, visibility.t, n):
+            block = slice(start, min(start + n, visibility.t))
+            yield batch, block, _tiles(visibility, *one, block, width, like, sideways)
+
+
+def _tiles(visibility, q, k, q_documents, k_documents, block, width, like, sideways) -> list[Tile]:
+    """The tiles of one block, found from the range of its positions in O(S) steps."""
+    q, documents = q[block], None if q_documents is None else q_documents[block]
+    some, every = seen(visibility, q, k, documents, k_documents)
+    codes, lengths = (some.long() + every.long()).unique_consecutive(return_counts=True)
+    codes, lengths = codes.tolist(), lengths.tolist()  # 0 nobody sees the key, 1 some do, 2 all
+    if len(codes) > MAX_RUNS:
+        first, *_, last = some.nonzero().flatten().tolist() * 2
+        codes, lengths = [0, 1], [first, last + 1 - first]
+    tiles, stop = [], 0
+    for code, length in zip(codes, lengths):
+        begin, stop = stop, stop + length
+        for start in range(begin, stop, width) if code else ():
+            cut = slice(start, min(start + width, stop))
+            bias = None
+            if code == 1:
+                table = visibility.rule(q[:, None], k[None, cut])  # (N, W)
+                if documents is not None:
+                    table &= documents[:, None] == k_documents[None, cut]
+                # Adding -inf costs a third of filling by a mask.
+                table = table.mT.contiguous().mT if sideways else table
+                bias = torch.zeros_like(table, dtype=like.dtype).masked_fill_(~table, -math.inf)
+            tiles.append(Tile(cut.start, cut.stop, bias))
+    return tiles
+
+
+def seen(
+    visibility: Visibility,
+    q: Tensor,
+    k: Tensor,
+    q_documents: Tensor | None = None,
+    k_documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which keys (S,) may be seen by some query of a block, and which are seen by every one.
+
+    From the smallest and largest position q (N,) and document alone: "some" may say yes for a key
+    that nobody sees (its tile is then masked for nothing), "every" never does.
+    """
+    real = q[q != NOWHERE]
+    if len(real) == 0:
+        nothing = torch.zeros_like(k, dtype=torch.bool)
+        return nothing, nothing
+    low, high = real.aminmax()
+    some = k >= 0
+    every = some & (len(real) == len(q))
+    if visibility.causal:
+        some, every = some & (k <= high), every & (k <= low)
+    if visibility.window is not None:
+        some = some & ((low - k < visibility.window) | (k < visibility.sinks))
+        every = every & ((high - k < visibility.window) | (k < visibility.sinks))
+    if q_documents is not None:
+        low, high = q_documents.aminmax()
+        some = some & (low <= k_documents) & (k_documents <= high)
+        every = every & (low == k_documents) & (k_documents == high)
+    return some, every
+
+
+def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a (M, K) @ b (K, N) + bias (N,), through oneDNN where that is faster.
+
+    For float32 on a CPU torch asks MKL, which reaches half of what some processors can do. oneDNN
+    reaches the rest and is a part of torch, but only a private operation leads to it, so that we
+    must be able to do without. Starting it costs more: small products stay with MKL.
+    """
+    big = a.numel() * b.shape[1] > 2_000_000
+    if big and _LINEAR is not None and a.dtype == torch.float32 and a.device.type == "cpu":
+        return _LINEAR(a, b.mT, bias, "none", [], "")
+    return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def _find_linear():
+    try:
+        return torch.ops.mkldnn._linear_pointwise.default
+    except (AttributeError, RuntimeError):
+        return None
+
+
+_LINEAR = _find_linear()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precisions as float32: sums of thousands of weights need the digits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(R, N, D) -> a new (R·N, D): the heads that share keys, one under another."""
+    return _wide(x).clone(memory_format=torch.contiguous_format).flatten(0, 1)
+
+
+def _queries(h: int, k: Tensor, tile: tuple[int, int]) -> int:
+    """Queries per block: R = H / G heads share the rows of a tile."""
+    return max(1, tile[0] * k.shape[1] // h)
+
+
+def _factor(scale: float, softcap: float | None) -> float:
+    """What q is multiplied with, so that a tile is ready for exp2, or for tanh."""
+    return scale * LOG2_E if softcap is None else scale / softcap
+
+
+def _mask(scores: Tensor, bias: Tensor | None) -> Tensor:
+    """Add the bias of a tile (N, W) to its scores (R·N, W), in place."""
+    if bias is not None:
+        scores.unflatten(0, (-1, len(bias))).add_(bias)  # (R·N, W) -> (R, N, W)
+    return scores
+
+
+def _check(q, k, v, visibility, softcap, tile) -> None:
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q, k and v must be (batch, heads, time, width), got {shapes}")
+    (b, h, t, d), (g, s) = q.shape, k.shape[1:3]
+    if k.shape != (b, g, s, d) or v.shape[:3] != (b, g, s):
+        raise ValueError(
+            f"for q {tuple(q.shape)}, k must be (B, G, S, D) and v (B, G, S, Dv) with the batch "
+            f"and width of q, got k {tuple(k.shape)} and v {tuple(v.shape)}"
+        )
+    if g == 0 or h % g:
+        raise ValueError(f"{h} query heads cannot share {g} key heads evenly")
+    if (visibility.t, visibility.s) != (t, s):
+        raise ValueError(
+            f"the visibility is for {visibility.t} queries and {visibility.s} keys, "
+            f"q and k have {t} and {s}"
+        )
+    for name in ("q_positions", "k_positions", "q_documents", "k_documents"):
+        value = getattr(visibility, name)
+        if value is not None and value.ndim == 2 and len(value) != b:
+            raise ValueError(f"{name} has {len(value)} rows for a batch of {b}")
+    if not q.dtype.is_floating_point or not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k and v need one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap={softcap} must be above 0, or None for none")
+    if min(tile) < 1:
+        raise ValueError(f"tile={tile} needs at least one row and one column")
