@@ -55,7 +55,9 @@ _TABLE = """
 2001.08361 | Kaplan et al. | 2020 | Scaling Laws for Neural Language Models
 2002.04745 | Xiong et al. | 2020 | On Layer Normalization in the Transformer Architecture
 2002.05202 | Shazeer | 2020 | GLU Variants Improve Transformer
+2004.05150 | Beltagy et al. | 2020 | Longformer: The Long-Document Transformer
 2009.01325 | Stiennon et al. | 2020 | Learning to Summarize from Human Feedback
+2010.04245 | Henry et al. | 2020 | Query-Key Normalization for Transformers
 2012.14913 | Geva et al. | 2020 | Transformer Feed-Forward Layers Are Key-Value Memories
 2101.03961 | Fedus et al. | 2021 | Switch Transformers
 2103.03404 | Dong et al. | 2021 | Attention is not all you need: Pure Attention Loses Rank
@@ -63,14 +65,22 @@ _TABLE = """
 2105.13626 | Xue et al. | 2021 | ByT5: Towards a Token-Free Future
 2106.09685 | Hu et al. | 2021 | LoRA: Low-Rank Adaptation of Large Language Models
 2109.01652 | Wei et al. | 2021 | Finetuned Language Models Are Zero-Shot Learners
+2109.08668 | So et al. | 2021 | Primer: Searching for Efficient Transformers
 2203.02155 | Ouyang et al. | 2022 | Training Language Models to Follow Instructions
 2203.15556 | Hoffmann et al. | 2022 | Training Compute-Optimal Large Language Models
 2205.14135 | Dao et al. | 2022 | FlashAttention
 2209.11895 | Olsson et al. | 2022 | In-context Learning and Induction Heads
 2210.10760 | Gao et al. | 2022 | Scaling Laws for Reward Model Overoptimization
+2211.17192 | Leviathan et al. | 2022 | Fast Inference from Transformers via Speculative Decoding
+2302.01318 | Chen et al. | 2023 | Accelerating LLM Decoding with Speculative Sampling
 2305.07759 | Eldan and Li | 2023 | TinyStories
 2305.13245 | Ainslie et al. | 2023 | GQA: Training Generalized Multi-Query Transformers
 2305.18290 | Rafailov et al. | 2023 | Direct Preference Optimization
+2306.15595 | Chen et al. | 2023 | Extending Context Window via Positional Interpolation
+2307.08691 | Dao | 2023 | FlashAttention-2
+2307.09288 | Touvron et al. | 2023 | Llama 2: Open Foundation and Fine-Tuned Chat Models
+2309.00071 | Peng et al. | 2023 | YaRN: Efficient Context Window Extension
+2309.06180 | Kwon et al. | 2023 | Efficient Memory Management with PagedAttention
 2309.17453 | Xiao et al. | 2023 | Efficient Streaming Language Models with Attention Sinks
 2310.06825 | Jiang et al. | 2023 | Mistral 7B
 2401.04088 | Jiang et al. | 2024 | Mixtral of Experts
@@ -79,13 +89,22 @@ _TABLE = """
 2403.17031 | Huang et al. | 2024 | The N+ Implementation Details of RLHF with PPO
 2405.04434 | DeepSeek-AI | 2024 | DeepSeek-V2
 2407.01082 | Nguyen et al. | 2024 | Turning Up the Heat: Min-p Sampling
+2407.10671 | Yang et al. | 2024 | Qwen2 Technical Report
+2407.21783 | Grattafiori et al. | 2024 | The Llama 3 Herd of Models
+2408.00118 | Gemma Team | 2024 | Gemma 2: Improving Open Language Models at a Practical Size
+2412.05496 | Dong et al. | 2024 | Flex Attention: Generating Optimized Attention Kernels
 2412.06769 | Hao et al. | 2024 | Training Large Language Models to Reason in Latent Space
 2412.08821 | LCM team et al. | 2024 | Large Concept Models
 2412.09871 | Pagnoni et al. | 2024 | Byte Latent Transformer
+2412.15115 | Qwen Team | 2024 | Qwen2.5 Technical Report
+2412.19437 | DeepSeek-AI | 2024 | DeepSeek-V3 Technical Report
+2501.00656 | OLMo Team | 2025 | 2 OLMo 2 Furious
 2501.12948 | DeepSeek-AI | 2025 | DeepSeek-R1
 2502.16982 | Liu et al. | 2025 | Muon is Scalable for LLM Training
 2503.14476 | Yu et al. | 2025 | DAPO: An Open-Source LLM Reinforcement Learning System
+2503.19786 | Gemma Team | 2025 | Gemma 3 Technical Report
 2503.20783 | Liu et al. | 2025 | Understanding R1-Zero-Like Training
+2505.09388 | Qwen Team | 2025 | Qwen3 Technical Report
 """
 
 

@@ -23,6 +23,7 @@ class Part:
     title: str
     question: str  # the one question it answers
     modules: tuple[str, ...] = ()  # dotted names; a package stands for everything in it
+    definitions: tuple[str, ...] = ()  # dotted names of its own in modules of another part
     topics: tuple[str, ...] = ()  # what it teaches, as a reader would type it
     papers: tuple[Paper, ...] = ()
     ready: bool = False  # written, tested and in this edition
@@ -104,6 +105,31 @@ PARTS: tuple[Part, ...] = (
         slug="modern_architecture",
         title="The modern architecture",
         question="What changed between GPT-2 and today's models, and which change pays for what?",
+        modules=(
+            "llmcourse.model.rotary",
+            "llmcourse.model.latent_attention",
+            "llmcourse.model.flash",
+            "llmcourse.model.flash_triton",
+            "llmcourse.model.flex",
+            "llmcourse.model.masks",
+            "llmcourse.model.presets",
+            "llmcourse.generate.cache",
+            "llmcourse.generate.prepare",
+            "llmcourse.generate.speculative",
+            "llmcourse.generate.conversation",
+            "llmcourse.interop.huggingface",
+        ),
+        definitions=(
+            "llmcourse.model.norms.RMSNorm",
+            "llmcourse.model.norms.rms_norm",
+            "llmcourse.model.norms.rms_norm_reference",
+            "llmcourse.model.feed_forward.GatedFeedForward",
+            "llmcourse.model.layers.silu",
+            "llmcourse.model.layers.silu_reference",
+            "llmcourse.model.layers.relu2",
+            "llmcourse.model.config.Latent",
+            "llmcourse.model.attention.choose",
+        ),
         topics=(
             "rope",
             "rmsnorm",
@@ -121,12 +147,21 @@ PARTS: tuple[Part, ...] = (
         papers=_papers(
             "1910.07467",
             "2104.09864",
+            "2306.15595",
+            "2309.00071",
             "2002.05202",
             "1911.02150",
             "2305.13245",
+            "2405.04434",
             "2310.06825",
             "2309.17453",
             "2205.14135",
+            "2307.08691",
+            "2309.06180",
+            "2211.17192",
+            "2407.21783",
+            "2408.00118",
+            "2501.00656",
         ),
     ),
     Part(
@@ -251,6 +286,30 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
     "greedy": ("Sampling",),
     "sampling": ("Sampling", "next_token_probabilities", "sample_token"),
     "decoding": ("generate", "generate_text"),
+    "rope": ("Rope", "rotate", "rotary_frequencies"),
+    "rotary positions": ("Rope", "rotate", "rotary_frequencies"),
+    "yarn": ("Rope", "rotary_frequencies"),
+    "ntk": ("Rope", "rotary_frequencies"),
+    "swiglu": ("GatedFeedForward",),
+    "geglu": ("GatedFeedForward",),
+    "gqa": ("SelfAttention", "grouped"),
+    "mqa": ("SelfAttention", "grouped"),
+    "grouped-query attention": ("SelfAttention", "grouped"),
+    "mla": ("LatentAttention", "Latent"),
+    "multi-head latent attention": ("LatentAttention", "Latent"),
+    "kv cache": ("DenseCache", "RollingCache", "PagedCache"),
+    "cache": ("DenseCache", "RollingCache", "PagedCache"),
+    "paged attention": ("PagedCache",),
+    "rolling buffer": ("RollingCache",),
+    "window": ("Visibility", "sliding_window_mask"),
+    "attention sinks": ("Visibility", "RollingCache"),
+    "sinks": ("Visibility", "RollingCache"),
+    "flash attention": ("flash_attention", "triton_attention"),
+    "speculative decoding": ("speculative_generate",),
+    "streaming": ("stream", "stream_text"),
+    "packing weights": ("prepare_for_inference", "PackedLinear"),
+    "presets": ("PRESETS", "ModelConfig"),
+    "hugging face": ("load_huggingface", "save_huggingface"),
     "entropy floor": ("log_probability",),
     "floor": ("log_probability",),
 }
@@ -284,12 +343,12 @@ class Location:
     paper: Paper | None
 
 
-def part_of(module: str) -> Part | None:
-    """The part that teaches a module, by its dotted name: the longest match wins."""
+def part_of(name: str) -> Part | None:
+    """The part that teaches a module or definition, by its dotted name: the longest match wins."""
     best: tuple[int, Part | None] = (0, None)
     for part in PARTS:
-        for known in part.modules:
-            if (module == known or module.startswith(known + ".")) and len(known) > best[0]:
+        for known in part.modules + part.definitions:
+            if (name == known or name.startswith(known + ".")) and len(known) > best[0]:
                 best = (len(known), part)
     return best[1]
 
@@ -337,7 +396,7 @@ def _locate(found: Definition) -> Location:
     else:
         source = next(iter(found.cites or found.header_cites), None)
     paper = PAPERS.get(source) if source else None
-    return Location(found.name, found.file, found.line, found.kind, part_of(found.module), paper)
+    return Location(found.name, found.file, found.line, found.kind, part_of(f"{found.module}.{found.name}"), paper)
 
 
 def _plain(name: str) -> str:

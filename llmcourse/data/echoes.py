@@ -85,9 +85,8 @@ class Echoes:
         ).log()
         certain = torch.zeros_like(after_letter)
         first = torch.full_like(after_letter, -math.log(LETTERS))
-        return -torch.where(
-            before == MARK, certain, torch.where(before == START, first, after_letter)
-        )
+        start = torch.where(before == START, first, after_letter)
+        return -torch.where(before == MARK, certain, start)
 
 
 def text_of(ids: Tensor) -> str:

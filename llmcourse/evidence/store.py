@@ -15,7 +15,8 @@ from llmcourse.errors import CourseError
 from llmcourse.files import atomic_write
 from llmcourse.paths import course_root
 
-NAMES = ("part02",)  # one module of this package each: recipe() -> dict and measure(say) -> dict
+# One module of this package each: recipe() -> dict and measure(say) -> dict.
+NAMES = ("part02", "part03")
 
 
 class StaleEvidence(CourseError):

@@ -35,6 +35,9 @@ def static_cache(kind: str | DenseCache, model: Transformer, rows: int, capacity
             f'compile=True needs cache="dense" or a DenseCache(..., static=True), got {kind!r}: '
             f"the shapes of every other cache change from step to step"
         )
+    if model.rotary is not None:
+        for table in model.rotary.values():
+            table.grow(capacity)  # compiled code cannot see that a table has become too short
     weight = next(model.parameters())
     capacity = -(-capacity // ROUND_TO) * ROUND_TO
     if not model.config.endless:

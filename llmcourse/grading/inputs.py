@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,6 +73,46 @@ class Draw:
             return state @ turn + 2.0 * turn[ids]  # (B, T, V)
 
         return function
+
+
+class Narrow(Tensor):
+    """Queries that refuse to meet all keys at once, as fast memory on a device would.
+
+    Whatever is computed from them raises MemoryError when one of its axes has the forbidden length.
+    """
+
+    forbidden: int = -1  # keys in all
+    # What comes of these is no table of scores any more; watching it on would only cost time.
+    released = frozenset({"exp", "sum", "amax", "softmax", "logsumexp", "detach"})
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, cls):
+            found = [x.forbidden for x in args if isinstance(x, cls)]
+            result.forbidden = max(found, default=cls.forbidden)
+            if result.forbidden in result.shape:
+                raise MemoryError(
+                    f"scores of shape {tuple(result.shape)}: there is no room for all "
+                    f"{result.forbidden} keys at once, only for a tile of them"
+                )
+            if func.__name__ in cls.released:
+                return result.as_subclass(Tensor)
+        return result
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.clone()
+
+
+def narrow(q: Tensor, keys: int) -> Tensor:
+    """q, which must not be multiplied with as many keys at once."""
+    if keys in q.shape:
+        raise ValueError(f"q of shape {tuple(q.shape)} has an axis of length {keys} already")
+    q = q.as_subclass(Narrow)
+    q.forbidden = keys
+    return q
 
 
 def rotation(rates: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

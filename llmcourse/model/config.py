@@ -11,11 +11,21 @@ the pre-norm layout, the tied embedding and the scaled initialisation.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from llmcourse.model.config_checks import (
+    check_choices,
+    check_heads,
+    check_window,
+    default_d_ff,
+    nearest,
+    record,
+    resolve_widths,
+    whole_number,
+)
+from llmcourse.model.presets import PRESETS
 from llmcourse.model.rotary import PLAIN_ROPE, Rope
 
 CHOICES = {
@@ -49,9 +59,13 @@ class Latent:
 
     def __post_init__(self) -> None:
         for name in ("d_latent", "d_nope", "d_rope", "d_value"):
-            _whole_number(f"latent {name}", getattr(self, name))
+            whole_number(f"latent {name}", getattr(self, name))
         if self.d_query_latent is not None:
-            _whole_number("latent d_query_latent", self.d_query_latent)
+            whole_number("latent d_query_latent", self.d_query_latent)
+
+
+# Fields that are records of their own.
+RECORDS: dict[str, type] = {"rope": Rope, "rope_local": Rope, "latent": Latent}
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "n_layers", "n_heads", "d_model"):
-            _whole_number(name, getattr(self, name))
-        _check_choices(self)
-        _resolve_widths(self)
-        _check_heads(self)
-        _check_window(self)
+            whole_number(name, getattr(self, name))
+        check_choices(self, CHOICES, RECORDS)
+        resolve_widths(self)
+        check_heads(self)
+        check_window(self)
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(
                 f"d_model={self.d_model} is odd; sinusoidal positions pair a sine with a cosine "
@@ -163,7 +177,7 @@ class ModelConfig:
             ValueError: no field of that name, or an impossible value.
         """
         derived = {
-            "d_ff": _default_d_ff(self),
+            "d_ff": default_d_ff(self),
             "d_head": self.d_model // self.n_heads if self.latent is None else self.d_head,
             "n_kv_heads": self.n_heads,
             "attention_out_bias": self.attention_bias,
@@ -182,7 +196,7 @@ class ModelConfig:
             ValueError: no preset, or no field, of that name; the nearest one is named.
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; {_nearest(name, PRESETS)}")
+            raise ValueError(f"unknown preset {name!r}; {nearest(name, PRESETS)}")
         return cls.from_dict(PRESETS[name] | overrides)
 
     @classmethod
@@ -195,171 +209,17 @@ class ModelConfig:
         fields = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in fields:
-                raise ValueError(f"ModelConfig has no field {key!r}; {_nearest(key, fields)}")
+                raise ValueError(f"ModelConfig has no field {key!r}; {nearest(key, fields)}")
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         missing = [name for name in required if name not in values]
         if missing:
             raise ValueError(f"ModelConfig needs a value for {', '.join(missing)}")
         values = dict(values)
-        for name, kind in (("rope", Rope), ("rope_local", Rope), ("latent", Latent)):
+        for name, kind in RECORDS.items():
             if isinstance(values.get(name), dict):
-                values[name] = _record(kind, name, values[name])
+                values[name] = record(kind, name, values[name])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
         return dataclasses.asdict(self)
-
-
-def _gpt2(n_layers: int, n_heads: int, d_model: int) -> dict[str, Any]:
-    return {
-        "vocab_size": 50257,
-        "context_length": 1024,
-        "n_layers": n_layers,
-        "n_heads": n_heads,
-        "d_model": d_model,
-        "activation": "gelu_tanh",
-    }
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The published sizes: 124,439,808 / 354,823,168 / 774,030,080 / 1,557,611,200 parameters.
-    "gpt2": _gpt2(12, 12, 768),
-    "gpt2-medium": _gpt2(24, 16, 1024),
-    "gpt2-large": _gpt2(36, 20, 1280),
-    "gpt2-xl": _gpt2(48, 25, 1600),
-    # Part 2 on real text: 856,832 parameters, one token per byte.
-    "showcase": {
-        "vocab_size": 256,
-        "context_length": 256,
-        "n_layers": 4,
-        "n_heads": 8,
-        "d_model": 128,
-        "attention_bias": False,
-    },
-    # Part 2 on the village tales: one token per word, a whole story per row. The vocabulary is that
-    # of the tokenizer it is used with; the village's words, the bytes and an end make about 900.
-    "tales": {
-        "vocab_size": 1024,
-        "context_length": 160,
-        "n_layers": 4,
-        "n_heads": 4,
-        "d_model": 128,
-        "attention_bias": False,
-        "init_std": 0.05,
-    },
-}
-
-
-def _check_choices(config: ModelConfig) -> None:
-    for name, allowed in CHOICES.items():
-        value = getattr(config, name)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is unknown; choose one of {list(allowed)}")
-    for field in dataclasses.fields(config):
-        value, optional = getattr(config, field.name), "None" in str(field.type)
-        if "bool" in str(field.type) and not (
-            isinstance(value, bool) or (optional and value is None)
-        ):
-            raise ValueError(f"{field.name}={value!r} must be True or False")
-    for name, kind in (("rope", Rope), ("rope_local", Rope), ("latent", Latent)):
-        value = getattr(config, name)
-        if not isinstance(value, kind) and (value is not None or name == "rope"):
-            raise ValueError(f"{name}={value!r} must be a {kind.__name__}(...)")
-
-
-def _default_d_ff(config: ModelConfig) -> int:
-    if config.feed_forward == "plain":
-        return 4 * config.d_model
-    # Three matrices of 8/3 C hold as many numbers as two of 4 C; a multiple of 8 suits the machine.
-    return math.ceil(8 * config.d_model / 3 / 8) * 8
-
-
-def _resolve_widths(config: ModelConfig) -> None:
-    """Replace every None that follows from other fields."""
-
-    def resolve(name: str, value: Any) -> None:
-        if getattr(config, name) is None:
-            object.__setattr__(config, name, value)
-
-    resolve("d_ff", _default_d_ff(config))
-    _whole_number("d_ff", config.d_ff)
-    resolve("attention_out_bias", config.attention_bias)
-    if config.latent is not None:
-        resolve("d_head", config.latent.d_nope + config.latent.d_rope)
-    if config.d_head is None and config.d_model % config.n_heads:
-        fits = [h for h in range(1, config.d_model + 1) if config.d_model % h == 0]
-        nearest = min(fits, key=lambda h: abs(h - config.n_heads))
-        raise ValueError(
-            f"n_heads={config.n_heads} does not divide d_model={config.d_model}; "
-            f"every head needs the same whole width, for example n_heads={nearest}, "
-            f"or say the width with d_head"
-        )
-    resolve("d_head", config.d_model // config.n_heads)
-    _whole_number("d_head", config.d_head)
-    resolve("n_kv_heads", config.n_heads)
-    _whole_number("n_kv_heads", config.n_kv_heads)
-
-
-def _check_heads(config: ModelConfig) -> None:
-    if config.n_heads % config.n_kv_heads:
-        fits = [g for g in range(1, config.n_heads + 1) if config.n_heads % g == 0]
-        raise ValueError(
-            f"n_kv_heads={config.n_kv_heads} does not divide n_heads={config.n_heads}; every "
-            f"key/value head serves the same number of query heads: choose one of {fits}"
-        )
-    if config.norm == "none" and config.norm_placement in ("sandwich", "output"):
-        raise ValueError(f'norm="none" leaves nothing for norm_placement={config.norm_placement!r}')
-    if config.norm_offset and config.norm != "rms":
-        raise ValueError(f'norm_offset=True goes with norm="rms", got norm={config.norm!r}')
-    latent = config.latent
-    if config.positions == "rope":
-        for rope in (config.rope, config.rope_local or config.rope):
-            rope.turned(config.d_head if latent is None else latent.d_rope)
-    if latent is None:
-        return
-    if config.positions != "rope":
-        raise ValueError(f'latent attention needs positions="rope", got {config.positions!r}')
-    if config.n_kv_heads != config.n_heads:
-        raise ValueError(
-            f"n_kv_heads={config.n_kv_heads} has no meaning with latent attention, whose keys are "
-            f"rebuilt for every head; leave it None"
-        )
-    if config.d_head != latent.d_nope + latent.d_rope:
-        raise ValueError(
-            f"d_head={config.d_head} contradicts latent d_nope + d_rope = "
-            f"{latent.d_nope + latent.d_rope}; leave it None"
-        )
-    for name in ("qk_norm", "attention_softcap"):
-        if getattr(config, name) not in ("none", None):
-            raise ValueError(f"{name}={getattr(config, name)!r} is not built for latent attention")
-
-
-def _check_window(config: ModelConfig) -> None:
-    if config.window is not None:
-        _whole_number("window", config.window)
-    if isinstance(config.sinks, bool) or not isinstance(config.sinks, int) or config.sinks < 0:
-        raise ValueError(f"sinks={config.sinks!r} must be a whole number of at least 0")
-    for name in ("sinks", "global_every", "rope_local"):
-        if getattr(config, name) and config.window is None:
-            raise ValueError(f"{name}={getattr(config, name)} has no effect without a window")
-    if config.global_every is not None:
-        _whole_number("global_every", config.global_every)
-
-
-def _record(kind: type, name: str, values: dict[str, Any]) -> Any:
-    fields = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
-        if key not in fields:
-            raise ValueError(f"{name} has no field {key!r}; {_nearest(key, fields)}")
-    return kind(**values)
-
-
-def _whole_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

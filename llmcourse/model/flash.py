@@ -10,8 +10,8 @@ algorithms 1 and 2 (queries in the outer loop, one division at the end, the log-
 
 Deviations from the papers: powers of two instead of e, because exp2 is the faster function (log₂ e
 goes into q, whose scale has to be applied anyway); the backward pass loops over queries outside as
-well, so that both passes walk the same tiles; the keys are not cut at fixed places but where
-visibility changes, so that most tiles need no mask and the rest is not computed at all.
+well, so that both passes walk the same tiles; the keys are cut where visibility changes instead of
+at fixed places (`flash_tiles.py`).
 
 Shapes: B batch, H query heads, G key/value heads, T queries, S keys, D and Dv widths of a key and
 of a value. One tile has R·N rows, the R = H / G query heads that share keys times N queries, and W
@@ -22,29 +22,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llmcourse.model.masks import NOWHERE, Visibility
+from llmcourse.model.flash_tiles import blocks
+from llmcourse.model.masks import Visibility
 
-# Measured with one and two threads at T = 4096: a tile of float32 scores fills 2 MB, near enough to
+# Measured with one and two threads at T = 4096: a tile of float32 scores fills 4 MB, near enough to
 # the cores for the passes over it, and large enough that starting a product costs little.
-ROWS, COLUMNS = 512, 1024
-MAX_RUNS = 8  # runs of keys per block; keys in a wilder order are masked instead of skipped
+ROWS, COLUMNS = 512, 2048
 LOG2_E = math.log2(math.e)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One block of queries against keys `start` to `stop`."""
-
-    start: int
-    stop: int
-    bias: Tensor | None  # (N, W) of 0 and -inf, to be added; None when every query sees every key
 
 
 def flash_attention(
@@ -96,7 +85,7 @@ def flash_forward(
     """
     _check(q, k, v, visibility, softcap, tile)
     k, v = (_wide(x).contiguous() for x in (k, v))
-    (b, h, t, _), d_v = q.shape, v.shape[-1]
+    b, h, d_v = *q.shape[:2], v.shape[-1]
     q = q.unflatten(1, (k.shape[1], -1))  # (B, H, T, D) -> (B, G, R, T, D)
     out = q.new_empty(*q.shape[:-1], d_v)  # (B, G, R, T, Dv)
     log_sums = k.new_empty(q.shape[:-1])  # (B, G, R, T)
@@ -109,9 +98,9 @@ def flash_forward(
             mixed = rows.new_zeros(len(rows), d_v)
             for part in tiles:
                 keys, values = k[i][part.start : part.stop], v[i][part.start : part.stop]
-                scores = multiply(rows, keys.mT)  # (R·N, W)
+                scores = multiply(rows, keys.mT, tanh=softcap is not None)  # (R·N, W)
                 if softcap is not None:
-                    scores.tanh_().mul_(softcap * LOG2_E)
+                    scores.mul_(softcap * LOG2_E)
                 _mask(scores, part.bias)
                 before, highest = highest, torch.maximum(highest, scores.amax(-1, keepdim=True))
                 weights = scores.sub_(highest).exp2_()
@@ -166,7 +155,7 @@ def flash_backward(
                 if softcap is None:
                     weights = multiply(k[i][cut], rows.mT, -log_sum)
                 else:
-                    capped = multiply(k[i][cut], rows.mT).tanh_()
+                    capped = multiply(k[i][cut], rows.mT, tanh=True)
                     weights = (capped * (softcap * LOG2_E)).sub_(log_sum)
                 _mask(weights.mT, part.bias).exp2_()
                 dv[i][cut] += multiply(weights, d_out)
@@ -192,91 +181,12 @@ class _Flash(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, slope):
-        return *flash_backward(slope, *ctx.saved_tensors, ctx.visibility, **ctx.options), *[None] * 4
+        slopes = flash_backward(slope, *ctx.saved_tensors, ctx.visibility, **ctx.options)
+        return *slopes, None, None, None, None
 
 
-def blocks(
-    visibility: Visibility, b: int, n: int, width: int, like: Tensor, sideways: bool = False
-) -> Iterator[tuple[range, slice, list[Tile]]]:
-    """Cut T queries into blocks of n, and what each block may see into tiles of at most `width`.
-
-    Yields:
-        The rows of the batch it holds for (all B at once where they look alike), the block's
-        queries, and its tiles, with biases in the dtype and on the device of `like`.
-    """
-    q, k = visibility.positions(like.device)
-    if visibility.q_positions is None:
-        q = q.clamp(min=0)  # without causality there may be more queries than positions
-    alike = q.ndim == k.ndim == 1 and visibility.q_documents is None
-    for batch in [range(b)] if alike else [range(i, i + 1) for i in range(b)]:
-        one = [  # what concerns this row: (T,), (S,), (T,), (S,)
-            x if x is None or x.ndim == 1 else x[batch.start]
-            for x in (q, k, visibility.q_documents, visibility.k_documents)
-        ]
-        for start in range(0, visibility.t, n):
-            block = slice(start, min(start + n, visibility.t))
-            yield batch, block, _tiles(visibility, *one, block, width, like, sideways)
-
-
-def _tiles(visibility, q, k, q_documents, k_documents, block, width, like, sideways) -> list[Tile]:
-    """The tiles of one block, found from the range of its positions in O(S) steps."""
-    q, documents = q[block], None if q_documents is None else q_documents[block]
-    some, every = seen(visibility, q, k, documents, k_documents)
-    codes, lengths = (some.long() + every.long()).unique_consecutive(return_counts=True)
-    codes, lengths = codes.tolist(), lengths.tolist()  # 0 nobody sees the key, 1 some do, 2 all
-    if len(codes) > MAX_RUNS:
-        first, *_, last = some.nonzero().flatten().tolist() * 2
-        codes, lengths = [0, 1], [first, last + 1 - first]
-    tiles, stop = [], 0
-    for code, length in zip(codes, lengths):
-        begin, stop = stop, stop + length
-        for start in range(begin, stop, width) if code else ():
-            cut = slice(start, min(start + width, stop))
-            bias = None
-            if code == 1:
-                table = visibility.rule(q[:, None], k[None, cut])  # (N, W)
-                if documents is not None:
-                    table &= documents[:, None] == k_documents[None, cut]
-                # Adding -inf costs a third of filling by a mask.
-                table = table.mT.contiguous().mT if sideways else table
-                bias = torch.zeros_like(table, dtype=like.dtype).masked_fill_(~table, -math.inf)
-            tiles.append(Tile(cut.start, cut.stop, bias))
-    return tiles
-
-
-def seen(
-    visibility: Visibility,
-    q: Tensor,
-    k: Tensor,
-    q_documents: Tensor | None = None,
-    k_documents: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Which keys (S,) may be seen by some query of a block, and which are seen by every one.
-
-    From the smallest and largest position q (N,) and document alone: "some" may say yes for a key
-    that nobody sees (its tile is then masked for nothing), "every" never does.
-    """
-    real = q[q != NOWHERE]
-    if len(real) == 0:
-        nothing = torch.zeros_like(k, dtype=torch.bool)
-        return nothing, nothing
-    low, high = real.aminmax()
-    some = k >= 0
-    every = some & (len(real) == len(q))
-    if visibility.causal:
-        some, every = some & (k <= high), every & (k <= low)
-    if visibility.window is not None:
-        some = some & ((low - k < visibility.window) | (k < visibility.sinks))
-        every = every & ((high - k < visibility.window) | (k < visibility.sinks))
-    if q_documents is not None:
-        low, high = q_documents.aminmax()
-        some = some & (low <= k_documents) & (k_documents <= high)
-        every = every & (low == k_documents) & (k_documents == high)
-    return some, every
-
-
-def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a (M, K) @ b (K, N) + bias (N,), through oneDNN where that is faster.
+def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None, tanh: bool = False) -> Tensor:
+    """a (M, K) @ b (K, N) + bias (N,), or tanh of it, through oneDNN where that is faster.
 
     For float32 on a CPU torch asks MKL, which reaches half of what some processors can do. oneDNN
     reaches the rest and is a part of torch, but only a private operation leads to it, so that we
@@ -284,8 +194,9 @@ def multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     big = a.numel() * b.shape[1] > 2_000_000
     if big and _LINEAR is not None and a.dtype == torch.float32 and a.device.type == "cpu":
-        return _LINEAR(a, b.mT, bias, "none", [], "")
-    return a @ b if bias is None else torch.addmm(bias, a, b)
+        return _LINEAR(a, b.mT, bias, "tanh" if tanh else "none", [], "")
+    product = a @ b if bias is None else torch.addmm(bias, a, b)
+    return product.tanh_() if tanh else product
 
 
 def _find_linear():

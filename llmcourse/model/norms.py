@@ -58,8 +58,10 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-5) -> Tensor:
 
     A sum of squares needs more digits than bfloat16 has; published models compute it so too.
     """
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    return nn.functional.rms_norm(wide, x.shape[-1:], weight, eps).to(x.dtype)
+    if x.dtype in (torch.bfloat16, torch.float16):
+        wide = None if weight is None else weight.float()
+        return nn.functional.rms_norm(x.float(), x.shape[-1:], wide, eps).to(x.dtype)
+    return nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 class RMSNorm(nn.Module):

@@ -1,4 +1,4 @@
-"""The published models of Part 3, as plain values for `ModelConfig`.
+"""The named models, as plain values for `ModelConfig`: the course's own and the published ones.
 
 Each entry has the numbers of the published config; the tests compare the parameter counts with the
 published ones and the built shapes with transformers'. `rope`, `rope_local` and `latent` are plain
@@ -10,6 +10,17 @@ Sources: the models' papers, named beside each group, and the configs published 
 from __future__ import annotations
 
 from typing import Any
+
+
+def _gpt2(n_layers: int, n_heads: int, d_model: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 50257,
+        "context_length": 1024,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "d_model": d_model,
+        "activation": "gelu_tanh",
+    }
 
 
 def _llama(**own: Any) -> dict[str, Any]:
@@ -245,3 +256,33 @@ MODERN_PRESETS: dict[str, dict[str, Any]] = {
         },
     ),
 }
+
+COURSE_PRESETS: dict[str, dict[str, Any]] = {
+    # The published sizes: 124,439,808 / 354,823,168 / 774,030,080 / 1,557,611,200 parameters.
+    "gpt2": _gpt2(12, 12, 768),
+    "gpt2-medium": _gpt2(24, 16, 1024),
+    "gpt2-large": _gpt2(36, 20, 1280),
+    "gpt2-xl": _gpt2(48, 25, 1600),
+    # Part 2 on real text: 856,832 parameters, one token per byte.
+    "showcase": {
+        "vocab_size": 256,
+        "context_length": 256,
+        "n_layers": 4,
+        "n_heads": 8,
+        "d_model": 128,
+        "attention_bias": False,
+    },
+    # Part 2 on the village tales: one token per word, a whole story per row. The vocabulary is that
+    # of the tokenizer it is used with; the village's words, the bytes and an end make about 900.
+    "tales": {
+        "vocab_size": 1024,
+        "context_length": 160,
+        "n_layers": 4,
+        "n_heads": 4,
+        "d_model": 128,
+        "attention_bias": False,
+        "init_std": 0.05,
+    },
+}
+
+PRESETS = COURSE_PRESETS | MODERN_PRESETS

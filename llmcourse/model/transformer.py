@@ -136,9 +136,13 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, ids: Tensor) -> Tensor:
-        """Every head's weights for ids (B, T): (L, B, H, T, T), by the path `forward` takes."""
+        """Every head's weights for ids (B, T): (L, B, H, T, T), by the path `forward` takes.
+
+        An implementation that never holds the weights gives way to `naive`, which does.
+        """
         record: list[Tensor] = []
-        self.hidden(ids, record=record)
+        holds = self.config.attention in ("auto", "naive")
+        (self if holds else self.with_options(attention="naive")).hidden(ids, record=record)
         return torch.stack(record)
 
     def with_options(self, **changes: Any) -> Transformer:

@@ -70,7 +70,7 @@ def tile_lists(
     documents, so that no table of T × S is made. A tile left out holds nothing visible; one kept
     may turn out to hold nothing where positions jump about.
     """
-    q, k = (x.to(device) for x in visibility.positions(device))
+    q, k = _positions(visibility, device)
     q_low, q_high = _bounds(q, q >= 0, block_q)  # (..., query tiles)
     k_low, k_high = _bounds(k, k >= 0, block_k)  # (..., key tiles)
     need = (q_high >= 0)[..., :, None] & (k_high >= 0)[..., None, :]
@@ -86,6 +86,13 @@ def tile_lists(
         need = need & (a_low[..., :, None] <= b_high[..., None, :])
         need = need & (b_low[..., None, :] <= a_high[..., :, None])
     return need if need.ndim == 3 else need[None]
+
+
+def _positions(visibility: Visibility, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """Positions of the queries (T,) or (B, T) and of the keys (S,) or (B, S), on the device."""
+    q, k = (x.to(device) for x in visibility.positions(device))
+    # More queries than keys, all visible: no query stands before the start of the text.
+    return (q.clamp(min=0) if visibility.everything else q), k
 
 
 def _bounds(values: Tensor, real: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +121,7 @@ def make_plan(
     plans = vars(visibility).setdefault("_triton_plans", {})
     key = (launch.block_q, launch.block_k, device)
     if key not in plans:
-        q, k = visibility.positions(device)
+        q, k = _positions(visibility, device)
         need = tile_lists(visibility, launch.block_q, launch.block_k, device)
         plans[key] = Plan(
             _places(kernels, q, visibility.q_documents, device),
@@ -168,8 +175,8 @@ def make_rule(
         scale=float(scale),
         softcap=None if softcap is None else float(softcap),
         causal=visibility.causal,
-        window=NO_WINDOW if visibility.window is None else visibility.window,
-        sinks=visibility.sinks,
+        window=min(visibility.window or NO_WINDOW, NO_WINDOW),
+        sinks=min(visibility.sinks, NO_WINDOW),
         group=q.shape[1] // k.shape[1],
         d=d,
         d_padded=max(power_of_two(d), 16),

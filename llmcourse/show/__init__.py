@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from llmcourse.show.masks import plot_visibility
     from llmcourse.show.positions import plot_position_similarity, plot_positions
     from llmcourse.show.rotary import plot_frequencies, plot_relative_score, plot_rotation
+    from llmcourse.show.running import plot_running_maximum
     from llmcourse.show.sampling import plot_distribution, plot_sampling
     from llmcourse.show.scaling import plot_scaling
     from llmcourse.show.style import applied, figure
-    from llmcourse.show.tiles import plot_running_maximum, plot_tiles
+    from llmcourse.show.tiles import plot_tiles
     from llmcourse.show.tokens import token_labels
     from llmcourse.show.widgets import (
         LiveCurve,
@@ -76,7 +77,7 @@ _HOME = {
     "plot_positions": "positions",
     "plot_relative_score": "rotary",
     "plot_rotation": "rotary",
-    "plot_running_maximum": "tiles",
+    "plot_running_maximum": "running",
     "plot_sampling": "sampling",
     "plot_scaling": "scaling",
     "plot_tiles": "tiles",

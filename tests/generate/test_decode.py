@@ -387,17 +387,21 @@ def counted(model, monkeypatch, axis=1):
 
 @pytest.mark.slow
 def test_the_compiled_step_writes_the_same_and_is_compiled_once():
-    model = make(context_length=300)
+    model = make(context_length=300, **SCHEMES["window"])
     ids = torch.tensor([[0, 2, 3], [4, 5, 6]])
     padding = torch.tensor([[False, True, True], [True, True, True]])
-    for options in ({}, {"padding": padding}, {"n_completions": 2}):
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for n, options in enumerate([{}, {"padding": padding, "n_completions": 2}]):
         plain = generate(model, ids, 20, generator=seeded(1), **options)
-        assert torch.equal(
-            plain, generate(model, ids, 20, generator=seeded(1), compile=True, **options)
-        )
-    frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    generate(model, ids, 40, compile=True)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames
+        out = generate(model, ids, 20, generator=seeded(1), compile=True, **options)
+        assert torch.equal(plain, out)
+        # One graph for all twenty steps, and another batch size or padding needs one of its own.
+        assert graphs["unique_graphs"] == before + n + 1
+    plain = generate(model, ids, 90, generator=seeded(2))
+    assert torch.equal(plain, generate(model, ids, 90, generator=seeded(2), compile=True))
+    assert graphs["unique_graphs"] == before + 2
 
 
 class TestGenerateText:

@@ -118,9 +118,9 @@ def law_of_speculation(target, draft, text, length, n_draft, sampling):
             judged *= 1 - chance[refused] if refused < k else 1
             if judged == 0:
                 continue
-            uniform = torch.zeros(k, dtype=torch.float64)
-            uniform[:refused] = torch.tensor(chance[:refused], dtype=torch.float64) * (1 - 1e-12)
-            uniform[refused:] = ALMOST_1
+            # Just below the chance stays, the chance itself is refused.
+            uniform = torch.tensor(chance, dtype=torch.float64)
+            uniform[:refused] *= 1 - 1e-12
             kept, following = verify(p, q, torch.tensor(drafted, dtype=torch.int64), uniform)
             assert kept == refused
             for x in vocabulary:

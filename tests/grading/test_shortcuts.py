@@ -95,8 +95,6 @@ TORCH = {
         )
     ],
     "3.13": [
-        lambda q, k, v, block: (torch.softmax(q @ k.T, -1) @ v, (q @ k.T).logsumexp(-1)),
-        lambda q, k, v, block: ((q @ k.T).softmax(-1) @ v, (q @ k.T).logsumexp(-1)),
         lambda q, k, v, block: torch.nn.functional.scaled_dot_product_attention(q, k, v),
     ],
 }

@@ -62,8 +62,15 @@ def packed():
     }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rule", [{}, {"causal": False}, {"window": 3}, {"window": 3, "sinks": 2}])
+@pytest.mark.parametrize(
+    "shape, rule",
+    [
+        *((shape, {}) for shape in SHAPES),
+        (SHAPES[2], {"causal": False}),
+        (SHAPES[2], {"window": 3}),
+        (SHAPES[4], {"window": 3, "sinks": 2}),
+    ],
+)
 def test_equals_the_table(shape, rule):
     q, k, v = tensors(*shape)
     visibility = Visibility(shape[3], shape[4], **rule)
@@ -123,7 +130,7 @@ def test_half_precision(dtype, tolerance):
 
 def test_many_shapes_and_rules_in_one_process():
     # torch recompiles for what it has not seen and gives up after some times.
-    for n in range(1, 25):
+    for n in range(1, 17):
         q, k, v = tensors(1, 2, 1, n, n + 2, 4, 4)
         visibility = Visibility(n, n + 2, window=n + 1, sinks=n % 3)
         out = flex_attention(q, k, v, visibility, scale=0.1 * n, softcap=float(n))

@@ -294,6 +294,12 @@ class TestRecord:
         # The very first token can only look at itself.
         assert (maps[..., 0, 0] == 1).all()
 
+    def test_maps_are_there_whatever_the_implementation(self):
+        ids = torch.randint(13, (2, 7), generator=seeded(5))
+        wanted = small(attention="naive").attention_maps(ids)
+        maps = small(attention="sdpa").attention_maps(ids)
+        torch.testing.assert_close(maps, wanted, rtol=0, atol=1e-12)
+
     def test_padding_rows_of_the_record_are_zero(self):
         record = []
         padding = torch.tensor([[False, True, True]])

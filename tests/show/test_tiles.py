@@ -12,17 +12,8 @@ import torch
 from llmcourse.model.masks import Visibility
 from llmcourse.show import plot_running_maximum, plot_tiles
 from llmcourse.show.masks import visible_table
-from llmcourse.show.tiles import (
-    FULL,
-    PARTLY,
-    SKIPPED,
-    exact_output,
-    example,
-    running_softmax,
-    schedule,
-    tile_rows,
-    tile_states,
-)
+from llmcourse.show.running import exact_output, example, running_softmax, tile_rows
+from llmcourse.show.tiles import FULL, PARTLY, SKIPPED, schedule, tile_states
 
 MASKS = {
     "causal": Visibility(13, 13),

@@ -96,8 +96,8 @@ class Cache(ABC):
             NOWHERE for padding.
 
         Raises:
-            CacheError: another batch size, padding of another shape, no room, nothing to keep. Nothing
-                has changed then.
+            CacheError: another batch size, padding of another shape, no room, nothing but padding.
+                Nothing has changed then.
         """
         self._check(b, t, padding)
         if padding is not None and bool(padding.all()):

@@ -147,6 +147,34 @@ def _cached_in_front(
     )
 
 
+def _cached_as_without(
+    rotate: Rotate, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
+) -> Result:
+    mask = torch.ones(len(q), len(keys) + len(q), dtype=torch.bool).tril()
+    return _attend(*_chunk(rotate, q, k, v, keys, values, 0), mask)
+
+
+def _cached_not_itself(
+    rotate: Rotate, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
+) -> Result:
+    mask = torch.ones(len(q), len(keys) + len(q), dtype=torch.bool).tril(len(keys) - 1)
+    return _attend(*_chunk(rotate, q, k, v, keys, values, len(keys)), mask)
+
+
+def _cached_unscaled(
+    rotate: Rotate, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
+) -> Result:
+    chunk = _chunk(rotate, q * math.sqrt(q.shape[-1]), k, v, keys, values, len(keys))
+    return _attend(*chunk, _visible(len(keys), len(q)))
+
+
+def _cached_new_only(
+    rotate: Rotate, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
+) -> Result:
+    out, every, every_value = _cached_in_two_parts(rotate, q, k, v, keys, values)
+    return out, every[len(keys) :], every_value[len(keys) :]
+
+
 def _cached_in_two_parts(
     rotate: Rotate, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor
 ) -> Result:
@@ -194,6 +222,15 @@ def _cache_is_kept(got: Result, arguments: Arguments, call: Answer) -> str | Non
     return None
 
 
+def _new_keys_are_turned(got: Result, arguments: Arguments, call: Answer) -> str | None:
+    rotate, _, k, _, keys, _ = arguments
+    places = torch.arange(len(keys), len(keys) + len(k))
+    for place, stored, wanted in zip(places.tolist(), got[1][len(keys) :], rotate(k, places)):
+        if float((stored - wanted).abs().max()) > 1e-9:
+            return f"the key stored for position {place} is not k turned by position {place}"
+    return None
+
+
 INVERTED = (
     "The mask is inverted: each token attends only to the future, and the last one to nothing. "
     "masked_fill wants True where to hide, scaled_dot_product_attention True where to look."
@@ -215,6 +252,7 @@ CACHED_ATTENTION = Exercise(
     statement="the chunk attends as if its tokens had come one by one, after the cached ones",
     properties=(
         Property("the cache is kept as it is", _cache_is_kept),
+        Property("new keys are stored turned by their positions", _new_keys_are_turned),
         Property("no token of the chunk sees a later one", _chunk_is_causal),
         Property("every token sees the whole cache", _whole_past_counts),
     ),
@@ -235,6 +273,18 @@ CACHED_ATTENTION = Exercise(
             _cached_upper_left,
             "The causal mask starts in the upper left corner, as is_causal=True has it, so token i "
             "sees only positions 0 to i. It stands at P + i: tril(diagonal=P).",
+        ),
+        WrongAnswer(
+            "as without a cache",
+            _cached_as_without,
+            "Positions and mask both start at 0, as if there were no cache. With P tokens before "
+            "it the chunk starts at position P, and token i sees all keys up to P + i.",
+        ),
+        WrongAnswer(
+            "the token itself not seen",
+            _cached_not_itself,
+            "The diagonal is one short: token i sees the cache and the chunk before it, not "
+            "itself. tril(diagonal=P) includes it.",
         ),
         WrongAnswer("inverted mask", _cached_inverted, INVERTED),
         WrongAnswer("inverted mask, empty rows zero", _cached_inverted_zero, INVERTED),
@@ -279,6 +329,17 @@ CACHED_ATTENTION = Exercise(
             _cached_only_cache,
             "The tokens attend to the cache only, not to themselves and the chunk. Append first, "
             "then attend over all P + T keys.",
+        ),
+        WrongAnswer(
+            "only the new ones returned",
+            _cached_new_only,
+            "The outputs are right, and only the new keys and values come back. Return the whole "
+            "grown cache, P + T of each.",
+        ),
+        WrongAnswer(
+            "unscaled",
+            _cached_unscaled,
+            "The scores are not divided by sqrt(D).",
         ),
         WrongAnswer(
             "new tokens in front",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from llmcourse.grading.inputs import Draw
+from llmcourse.grading.inputs import Draw, narrow
 from llmcourse.grading.part01.attention import attention_loops
 from llmcourse.grading.records import Answer, Arguments, Exercise, Property, WrongAnswer
 
@@ -28,7 +28,8 @@ def _flash_inputs(draw: Draw, size: int) -> Arguments:
         q, k = 40.0 * q, 40.0 * k
     if d == 1:  # a later key with a larger score
         q, k = q.abs() + 1.0, torch.tensor([[-0.5], [1.0]], dtype=torch.float64)
-    return q, k, draw.normal(s, d), block
+    # One tile for all keys is allowed where that is the size of a tile.
+    return q if block >= s else narrow(q, s), k, draw.normal(s, d), block
 
 
 def _flash_oracle(q: Tensor, k: Tensor, v: Tensor, block: int) -> Result:
@@ -160,6 +161,31 @@ def _flash_tiles_averaged(q: Tensor, k: Tensor, v: Tensor, block: int) -> Result
     return sum(parts) / seen[:, None], _lse(top, total)
 
 
+def _flash_whole_table(q: Tensor, k: Tensor, v: Tensor, block: int) -> Result:
+    scores = q @ k.T / math.sqrt(q.shape[-1])
+    visible = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+    scores = scores.masked_fill(~visible, -math.inf)
+    return torch.softmax(scores, dim=-1) @ v, scores.logsumexp(dim=-1)
+
+
+def _flash_tile_maximum(q: Tensor, k: Tensor, v: Tensor, block: int) -> Result:
+    t, s = q.shape[0], k.shape[0]
+    top = torch.full((t, 1), -1e9, dtype=q.dtype)
+    total, out = torch.zeros(t, 1, dtype=q.dtype), torch.zeros(t, v.shape[-1], dtype=q.dtype)
+    place = torch.arange(s - t, s)[:, None]
+    for start in range(0, s, block):
+        key, value = k[start : start + block], v[start : start + block]
+        scores = q @ key.T / math.sqrt(q.shape[-1])
+        hidden = torch.arange(start, start + len(key))[None, :] > place
+        scores = scores.masked_fill(hidden, -math.inf)
+        new = scores.amax(dim=-1, keepdim=True)
+        shrink, powers = torch.exp(top - new), torch.exp(scores - new)
+        total = total * shrink + powers.sum(dim=-1, keepdim=True)
+        out = out * shrink + powers @ value
+        top = new
+    return out / total, _lse(top, total)
+
+
 def _flash_query_tiles(q: Tensor, k: Tensor, v: Tensor, block: int) -> Result:
     # Tiles of queries outside, tiles of keys inside, tiles of the future never touched; normalised
     # outputs and log-sum-exps are merged, as FlashAttention 2 does across workers.
@@ -192,7 +218,7 @@ def _average_of_ones(got: Result, arguments: Arguments, call: Answer) -> str | N
 
 def _tiles_do_not_matter(got: Result, arguments: Arguments, call: Answer) -> str | None:
     q, k, v, block = arguments
-    for other in (1, len(k)):
+    for other in (1, 2):
         for name, one, two in zip(("output", "log-sum-exp"), got, call(q, k, v, other)):
             if not float((one - two).abs().max()) < 1e-6:
                 return f"with tiles of {other} instead of {block} keys the {name} is another"
@@ -231,9 +257,6 @@ FLASH_ATTENTION = Exercise(
     forbidden=(
         "torch.nn.functional.scaled_dot_product_attention",
         "torch.nn.functional.multi_head_attention_forward",
-        "torch.softmax",
-        "torch.Tensor.softmax",
-        "torch.nn.functional.softmax",
     ),
     wrong_answers=(
         WrongAnswer(
@@ -247,6 +270,19 @@ FLASH_ATTENTION = Exercise(
             _flash_sum_kept,
             "When a tile brings a larger maximum the output is rescaled and the sum so far is not. "
             "Multiply both by exp(old maximum - new maximum).",
+        ),
+        WrongAnswer(
+            "the whole table",
+            _flash_whole_table,
+            "The scores of all keys are there at once: T × S numbers, which is what FlashAttention "
+            "does without. Take k[start : start + block] alone, and keep only maximum, sum and "
+            "output between the tiles.",
+        ),
+        WrongAnswer(
+            "the maximum of the tile alone",
+            _flash_tile_maximum,
+            "The new maximum is that of the tile alone. It must be the larger of the old one and "
+            "the tile's; in a tile hidden from a query altogether, -inf - -inf is NaN.",
         ),
         WrongAnswer(
             "each tile a softmax of its own",
@@ -309,7 +345,7 @@ FLASH_ATTENTION = Exercise(
     alternatives=(_flash_query_tiles,),
     examples=(
         (
-            torch.tensor([[1.0]], dtype=torch.float64),
+            narrow(torch.tensor([[1.0]], dtype=torch.float64), 2),
             torch.tensor([[0.0], [math.log(3.0)]], dtype=torch.float64),
             torch.tensor([[8.0], [4.0]], dtype=torch.float64),
             1,

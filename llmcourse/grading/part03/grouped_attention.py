@@ -68,6 +68,10 @@ def _grouped_swapped_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(b, h, t, d)
 
 
+def _grouped_not_at_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _attend(q, k, v)
+
+
 def _grouped_unscaled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _grouped_by_rows(q * math.sqrt(q.shape[-1]), k, v)
 
@@ -154,6 +158,13 @@ GROUPED_ATTENTION = Exercise(
             _grouped_swapped_back,
             "The grouping is right and the heads come back in another order: group and member are "
             "swapped before the last reshape. Head h = group * (H / G) + member.",
+        ),
+        WrongAnswer(
+            "no grouping",
+            _grouped_not_at_all,
+            "H query heads cannot be multiplied with G key heads as they are, except when G is 1 "
+            "or H. Give q a group axis, (B, G, H/G, T, D), or lay the key heads out for each query "
+            "head.",
         ),
         WrongAnswer(
             "unscaled",

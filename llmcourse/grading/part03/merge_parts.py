@@ -112,6 +112,28 @@ def _merge_divided(
     return top, total, (a[:, None] * out_a + b[:, None] * out_b) / total[:, None]
 
 
+def _merge_averages(
+    max_a: Tensor, sum_a: Tensor, out_a: Tensor, max_b: Tensor, sum_b: Tensor, out_b: Tensor
+) -> Part:
+    top, a, b = _scales(max_a, max_b)
+    a, b = a * sum_a, b * sum_b
+    return top, a + b, (a[:, None] * out_a + b[:, None] * out_b) / (a + b)[:, None]
+
+
+def _merge_wrong_axis(
+    max_a: Tensor, sum_a: Tensor, out_a: Tensor, max_b: Tensor, sum_b: Tensor, out_b: Tensor
+) -> Part:
+    top, a, b = _scales(max_a, max_b)
+    return top, a * sum_a + b * sum_b, a * out_a + b * out_b
+
+
+def _merge_first_maximum(
+    max_a: Tensor, sum_a: Tensor, out_a: Tensor, max_b: Tensor, sum_b: Tensor, out_b: Tensor
+) -> Part:
+    b = (max_b - max_a).exp()
+    return max_a.clone(), sum_a + b * sum_b, out_a + b[:, None] * out_b
+
+
 def _merge_raw(
     max_a: Tensor, sum_a: Tensor, out_a: Tensor, max_b: Tensor, sum_b: Tensor, out_b: Tensor
 ) -> Part:
@@ -240,6 +262,18 @@ MERGE_PARTS = Exercise(
             "Leave it unnormalised until then.",
         ),
         WrongAnswer(
+            "outputs taken for averages",
+            _merge_averages,
+            "The outputs are weighted by their sums, as averages would be. They are not divided "
+            "yet: multiply each by exp(old max - new max) and add.",
+        ),
+        WrongAnswer(
+            "factors along the wrong axis",
+            _merge_wrong_axis,
+            "The factors (T,) run along the channels of the outputs (T, D) instead of the queries. "
+            "Make them columns: a[:, None].",
+        ),
+        WrongAnswer(
             "back to plain exponentials",
             _merge_raw,
             "exp(max) is computed by itself and overflows for scores of 2000. Only differences of "
@@ -249,6 +283,12 @@ MERGE_PARTS = Exercise(
             "the newest maximum",
             _merge_newest_maximum,
             "The new maximum is that of part b, even where a's is larger. Then exp(max_a - max_b) "
+            "can overflow: take the larger of the two in each row.",
+        ),
+        WrongAnswer(
+            "the first maximum",
+            _merge_first_maximum,
+            "The new maximum is that of part a, even where b's is larger. Then exp(max_b - max_a) "
             "can overflow: take the larger of the two in each row.",
         ),
         WrongAnswer(

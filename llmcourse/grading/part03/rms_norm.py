@@ -46,6 +46,10 @@ def _rms_eps_outside(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (torch.sqrt(_mean_square(x)) + eps) * weight
 
 
+def _rms_no_eps(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x / torch.sqrt(_mean_square(x)) * weight
+
+
 def _rms_no_root(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (_mean_square(x) + eps) * weight
 
@@ -143,6 +147,12 @@ RMS_NORM = Exercise(
             "eps outside the root",
             _rms_eps_outside,
             "eps is added to the root. It belongs inside: sqrt(mean of x² + eps).",
+        ),
+        WrongAnswer(
+            "eps not used",
+            _rms_no_eps,
+            "eps is not used. It is what keeps a token of zeros from becoming 0 / 0: "
+            "sqrt(mean of x² + eps).",
         ),
         WrongAnswer(
             "root forgotten",

@@ -109,6 +109,30 @@ def _rolling_itself_unseen(slots: list[int], n: int, count: int, window: int, si
     return [[j for j in row if j != p] for p, row in zip(range(n, n + count), seen)], new
 
 
+def _rolling_plain_ring(slots: list[int], n: int, count: int, window: int, sinks: int) -> Result:
+    new, seen = list(slots), []
+    for p in range(n, n + count):
+        new[p % (sinks + window)] = p
+        seen.append(sorted(j for j in new if j != EMPTY))
+    return seen, new
+
+
+def _rolling_slot_order(slots: list[int], n: int, count: int, window: int, sinks: int) -> Result:
+    new, seen = list(slots), []
+    for p in range(n, n + count):
+        new[p if p < sinks else sinks + (p - sinks) % window] = p
+        seen.append([j for j in new if j != EMPTY])
+    return seen, new
+
+
+def _rolling_empty_seen(slots: list[int], n: int, count: int, window: int, sinks: int) -> Result:
+    new, seen = list(slots), []
+    for p in range(n, n + count):
+        new[p if p < sinks else sinks + (p - sinks) % window] = p
+        seen.append(sorted(new))
+    return seen, new
+
+
 def _rolling_by_steps(slots: list[int], n: int, count: int, window: int, sinks: int) -> Result:
     # One token at a time: write it, then look at everything the buffer holds.
     new, seen = list(slots), []
@@ -190,6 +214,25 @@ ROLLING_BUFFER = Exercise(
             _rolling_no_sink_slots,
             "The wrap goes round all slots, so the sinks are overwritten. The first `sinks` slots "
             "are theirs; the others take turns: sinks + (p - sinks) % window.",
+        ),
+        WrongAnswer(
+            "a plain ring",
+            _rolling_plain_ring,
+            "This is a plain ring over all slots: the sinks are overwritten, and ordinary tokens "
+            "stay visible past the window. The first `sinks` slots are theirs for good; the others "
+            "take turns.",
+        ),
+        WrongAnswer(
+            "in the order of the slots",
+            _rolling_slot_order,
+            "The right positions, in the order of the slots. Asked for is increasing order: "
+            "sorted(...).",
+        ),
+        WrongAnswer(
+            "empty slots seen",
+            _rolling_empty_seen,
+            "Empty slots (-1) are among what the tokens see. Nothing is stored there: leave them "
+            "out.",
         ),
         WrongAnswer(
             "the wrap starts elsewhere",

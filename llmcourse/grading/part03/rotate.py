@@ -67,6 +67,12 @@ def _rotate_mixed(x: Tensor, angles: Tensor) -> Tensor:
     return x * wide.cos() + torch.cat([-b, a], dim=-1) * wide.sin()
 
 
+def _rotate_neighbours_by_halves(x: Tensor, angles: Tensor) -> Tensor:
+    partner = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+    wide = torch.cat([angles, angles], dim=-1)
+    return x * wide.cos() + partner * wide.sin()
+
+
 def _rotate_split_then_woven(x: Tensor, angles: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
@@ -160,6 +166,13 @@ ROTATE = Exercise(
             _rotate_mixed,
             "The channels are split in halves and the angles are repeated in neighbours (0, 0, 1, "
             "1, ...): two conventions mixed. For halves the angles are (0, 1, ..., 0, 1, ...).",
+        ),
+        WrongAnswer(
+            "neighbours paired, angles in halves",
+            _rotate_neighbours_by_halves,
+            "Neighbouring channels are paired and the angles are laid out for halves: two "
+            "conventions mixed, and nothing is a rotation any more. Here both go by halves: "
+            "x.chunk(2, dim=-1).",
         ),
         WrongAnswer(
             "woven together again",

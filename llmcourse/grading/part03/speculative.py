@@ -80,6 +80,10 @@ def _draft_target_alone(p: Tensor, q: Tensor) -> Result:
     return p.clone(), _residual(p, q)
 
 
+def _draft_both_agree(p: Tensor, q: Tensor) -> Result:
+    return torch.minimum(p, q), _residual(p, q)
+
+
 def _draft_by_softmax(p: Tensor, q: Tensor) -> Result:
     return _accept(p, q), torch.softmax((p - q).clamp(min=0.0), dim=-1)
 
@@ -184,6 +188,12 @@ SPECULATIVE = Exercise(
             _draft_target_alone,
             "A draft is accepted with probability p, whatever q was, so even a perfect draft is "
             "mostly refused. Accept with min(1, p / q).",
+        ),
+        WrongAnswer(
+            "min(p, q)",
+            _draft_both_agree,
+            "min(p, q) is the probability that a token is drafted and accepted. Accepted *once "
+            "drafted* is that divided by q: min(1, p / q).",
         ),
         WrongAnswer(
             "residual by softmax",

@@ -54,6 +54,14 @@ def _swiglu_gelu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return (torch.nn.functional.gelu(x @ gate.T) * (x @ up.T)) @ down.T
 
 
+def _swiglu_relu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (torch.relu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def _swiglu_no_down(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return _silu(x @ gate.T) * (x @ up.T)
+
+
 def _swiglu_product(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return _silu((x @ gate.T) * (x @ up.T)) @ down.T
 
@@ -130,6 +138,18 @@ SWIGLU = Exercise(
             _swiglu_gelu,
             "The gate goes through GELU: that is GeGLU, as in Gemma. SwiGLU uses silu(a) = "
             "a * sigmoid(a).",
+        ),
+        WrongAnswer(
+            "ReLU rather than silu",
+            _swiglu_relu,
+            "The gate goes through ReLU: that is ReGLU. silu(a) = a * sigmoid(a) lets a little of "
+            "the negative side through.",
+        ),
+        WrongAnswer(
+            "down left out",
+            _swiglu_no_down,
+            "The hidden layer comes back as it is, F channels wide: the projection `down` is "
+            "missing.",
         ),
         WrongAnswer(
             "activation on the product",

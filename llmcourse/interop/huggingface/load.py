@@ -68,8 +68,7 @@ def load_huggingface(
     with torch.no_grad():
         for rule in rules:
             rule.fill(parameters[rule.name], lambda name: entries[name].read())
-    # The tables of rotary angles are computed, not loaded, and have to be made for real.
-    return model.with_options().eval()
+    return model.eval()
 
 
 def _matched(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,16 @@ def save_huggingface(
     special = {name: token_ids.get(name) for name in SPECIAL}
     values |= {"dtype": str(dtypes.pop()).removeprefix("torch."), "use_cache": True, **special}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", dir=folder.parent))
+    building = folder.parent / f".{folder.name[:40]}.{secrets.token_hex(8)}.tmp"
+    building.mkdir()
     try:
         rules = FAMILIES[values["model_type"]].rules(model.config, values)
         _write_weights(building, model, rules, max_shard_bytes)
         generation = {name: number for name, number in special.items() if number is not None}
         _write_json(building / "generation_config.json", generation | {"use_cache": True})
         _write_json(building / "config.json", values)
-        building.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()  # it is empty; not every system renames onto an empty folder
         os.replace(building, folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

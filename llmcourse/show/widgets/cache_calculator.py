@@ -72,7 +72,7 @@ class CacheCalculator(ipywidgets.VBox):
             options=[("none", 0)], description="GQA’s heads", **layout.control()
         )
         self.window = ipywidgets.SelectionSlider(
-            options=[("the model’s", 0), *((f"{n:,}", n) for n in WINDOWS)],
+            options=[("own", 0), *((f"{n:,}", n) for n in WINDOWS)],
             description="window", **layout.control(),
         )  # fmt: skip
         self.view = ipywidgets.HTML()

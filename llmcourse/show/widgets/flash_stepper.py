@@ -16,23 +16,17 @@ import numpy as np
 
 from llmcourse.show import style
 from llmcourse.show.masks import visible_table
-from llmcourse.show.tiles import (
+from llmcourse.show.running import (
     CHANNELS,
-    FILL,
-    NAMES,
-    SKIPPED,
     TileStep,
     draw_running,
-    draw_tiles,
     exact_output,
     example,
-    label_tiles,
     running_softmax,
-    schedule,
     tile_rows,
-    tile_states,
 )
-from llmcourse.show.widgets import chart, html, layout
+from llmcourse.show.tiles import NAMES, SKIPPED, draw_tiles, label_tiles, schedule, tile_states
+from llmcourse.show.widgets import chart, html, layout, tile_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +35,6 @@ if TYPE_CHECKING:
 
 LONGEST = 32  # tokens: cells must stay large enough to see
 MASKS = ("causal", "window", "window and sinks", "everything")
-SIDE = 320  # pixels of the grid
 
 
 class FlashStepper(ipywidgets.VBox):
@@ -151,7 +144,7 @@ class FlashStepper(ipywidgets.VBox):
         self.view.value = html.page(
             html.summary(self._sentence()),
             '<div style="display:flex;gap:26px;flex-wrap:wrap;align-items:flex-start">',
-            f"<div>{self._grid()}{self._legend()}</div>",
+            f"<div>{self._grid()}{tile_grid.legend(self._states)}</div>",
             f'<div style="flex:1 1 420px">{self._chart()}{self._table()}</div></div>',
         )
 
@@ -177,73 +170,8 @@ class FlashStepper(ipywidgets.VBox):
         return max(j for i, j in self._order if i == row)
 
     def _grid(self) -> str:
-        """T × T cells in tiles: what is done, what is to come, what is never computed."""
-        t, tile = self.tokens.value, self.tile.value
-        cell = SIDE / t
-        done = set(self._order[: self.step.value])
-        parts = []
-        for (i, j), state in np.ndenumerate(self._states):
-            x, y = j * tile * cell, i * tile * cell
-            width, height = (cell * min(tile, t - k * tile) for k in (j, i))
-            box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-            if state == SKIPPED:
-                fill, opacity = "none", 1.0
-            else:
-                fill, opacity = FILL[int(state)], 1.0 if (i, j) in done else 0.35
-            parts.append(
-                f'<rect {box} fill="{fill}" opacity="{opacity}" data-tile="{i},{j}" '
-                f'data-state="{NAMES[int(state)]}"><title>tile {i}, {j}: {NAMES[int(state)]}'
-                f"</title></rect>"
-            )
-        parts.append(
-            f'<clipPath id="llmcourse-tiles"><path d="{html.forbidden_path(self._visible)}" '
-            f'transform="scale({cell:.4f})"/></clipPath><rect width="{SIDE}" height="{SIDE}" '
-            f'fill="#f3f3f3" clip-path="url(#llmcourse-tiles)"/><rect width="{SIDE}" '
-            f'height="{SIDE}" fill="url(#llmcourse-hatch)" opacity=".6" '
-            f'clip-path="url(#llmcourse-tiles)"/>'
-        )
-        edges = [k * tile * cell for k in range(-(-t // tile))] + [SIDE]
-        lines = "".join(f"M{e:.1f} 0V{SIDE}M0 {e:.1f}H{SIDE}" for e in edges)
-        parts.append(f'<path d="{lines}" stroke="#6b6b6b" stroke-width=".9" fill="none"/>')
-        parts.append(
-            f'<rect x="0" y="{self.query * cell:.1f}" width="{SIDE}" height="{cell:.1f}" '
-            f'fill="none" stroke="#222" stroke-width="1.6" stroke-dasharray="5 3"/>'
-        )
-        i, j = self.current
-        width, height = (cell * min(tile, t - k * tile) for k in (j, i))
-        for color, line in (("#222", 6), (style.QUERY, 3.4)):  # a dark rim: seen in grey too
-            parts.append(
-                f'<rect x="{j * tile * cell:.1f}" y="{i * tile * cell:.1f}" width="{width:.1f}" '
-                f'height="{height:.1f}" fill="none" stroke="{color}" stroke-width="{line}"/>'
-            )
-        for k in range(0, t, tile):
-            at = (k + 0.5) * cell
-            parts.append(
-                f'<text x="{at:.1f}" y="{SIDE + 15}" text-anchor="middle">{k}</text>'
-                f'<text x="-6" y="{at + 4:.1f}" text-anchor="end">{k}</text>'
-            )
-        parts.append(
-            f'<text x="{SIDE / 2}" y="{SIDE + 31}" text-anchor="middle">key position (tokens)'
-            f'</text><text transform="translate(-28 {SIDE / 2}) rotate(-90)" '
-            f'text-anchor="middle">query position (tokens)</text>'
-        )
-        return (
-            f'<svg role="img" aria-label="tiles of the table of scores" width="{SIDE + 46}" '
-            f'height="{SIDE + 40}" viewBox="-42 -4 {SIDE + 46} {SIDE + 40}" '
-            f'style="font-size:11px" fill="currentColor"><defs>{html.HATCH_SVG}</defs>'
-            f"{''.join(parts)}</svg>"
-        )
-
-    def _legend(self) -> str:
-        fills = {kind: FILL.get(kind, html.HATCH_CSS) for kind in NAMES}
-        counts = "".join(
-            chart.box_key(fills[kind], f"{NAMES[kind]}: {int((self._states == kind).sum())}")
-            for kind in sorted(NAMES, reverse=True)
-        )
-        return (
-            f'<div style="font-size:12px;max-width:{SIDE + 46}px">{counts}'
-            f'<div style="{html.MUTED}">framed: the current tile; dashed: the query; pale: tiles '
-            f"still to come</div></div>"
+        return tile_grid.grid(
+            self._visible, self.tile.value, done=self._order[: self.step.value], query=self.query
         )
 
     def _chart(self) -> str:

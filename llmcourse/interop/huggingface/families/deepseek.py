@@ -33,7 +33,8 @@ _EXPERTS = """
 
 
 def read_v2(reader: Reader) -> dict[str, Any]:
-    return _read(reader, dense_default=0)
+    bias = reader.flag("mlp_bias", False)
+    return _read(reader, dense_default=0) | {"feed_forward_bias": bias}
 
 
 def read_v3(reader: Reader) -> dict[str, Any]:
@@ -80,9 +81,6 @@ def _read(reader: Reader, dense_default: int) -> dict[str, Any]:
         "rope": rope,
         "attention_scale": scale,
         "attention_bias": reader.flag("attention_bias", False),
-        "feed_forward_bias": reader.flag("mlp_bias", False)
-        if reader.family == "deepseek_v2"
-        else False,
         "dropout": dropout(reader, "attention_dropout"),
     }
 

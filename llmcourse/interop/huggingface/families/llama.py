@@ -65,19 +65,19 @@ def write_mistral(config: ModelConfig) -> dict[str, Any]:
 def _qwen_windows(reader: Reader) -> dict[str, Any]:
     """In Qwen the first `max_window_layers` layers are full and the others may slide."""
     slides = reader.flag("use_sliding_window", False)
-    window, full = reader.take("sliding_window", 4096), reader.take("max_window_layers", 28)
-    n_layers = reader.whole("num_hidden_layers")
+    window, first = reader.take("sliding_window", 4096), reader.take("max_window_layers", 28)
+    n_layers, kinds = reader.whole("num_hidden_layers"), reader.values.get("layer_types")
     if not slides or window is None:
         return read_windows(reader, None, None)
-    reader.whole("sliding_window", 4096)
-    if reader.values.get("layer_types") is None and 0 < full < n_layers:
+    window = reader.whole("sliding_window", 4096)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise ValueError(f"max_window_layers={first!r} must be a whole number of at least 0")
+    if kinds is None and 0 < first < n_layers:
         raise ValueError(
-            f"max_window_layers={full} of {n_layers} layers come before the sliding ones; only a "
+            f"max_window_layers={first} of {n_layers} layers come before the sliding ones; only a "
             f"regular pattern (every layer, or a full one after every so many) is supported"
         )
-    return read_windows(
-        reader, window if full == 0 or "layer_types" in reader.values else None, None
-    )
+    return read_windows(reader, window if kinds is not None or first == 0 else None, None)
 
 
 def _write_qwen_windows(config: ModelConfig) -> dict[str, Any]:
