@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcourse.generate.cache import DenseCache
+from llmcourse.generate.request import kept_as
 
 if TYPE_CHECKING:
     from llmcourse.model import Transformer
@@ -38,13 +39,10 @@ def static_cache(kind: str | DenseCache, model: Transformer, rows: int, capacity
     if model.rotary is not None:
         for table in model.rotary.values():
             table.grow(capacity)  # compiled code cannot see that a table has become too short
-    weight = next(model.parameters())
     capacity = -(-capacity // ROUND_TO) * ROUND_TO
     if not model.config.endless:
         capacity = min(capacity, model.config.context_length)
-    return DenseCache(
-        model.config, rows, capacity, static=True, dtype=weight.dtype, device=weight.device
-    )
+    return DenseCache(model.config, rows, capacity, static=True, **kept_as(model))
 
 
 @cache

@@ -137,14 +137,25 @@ def open_cache(
         raise ValueError(f"cache={cache!r} is unknown; choose one of {CACHES} or hand in a cache")
     if cache == "none":
         return None
-    weight = next(model.parameters())
-    where = {"dtype": weight.dtype, "device": weight.device}
+    where = kept_as(model)
     if cache == "rolling":
         return RollingCache(model.config, rows, capacity=capacity, **where)
     if cache == "paged":
         blocks = rows * completions * -(-capacity // BLOCK_SIZE)  # rounded up
         return PagedCache(model.config, rows, block_size=BLOCK_SIZE, n_blocks=blocks, **where)
     return DenseCache(model.config, rows, capacity, **where)
+
+
+def kept_as(model: Transformer) -> dict[str, torch.dtype | torch.device]:
+    """The dtype and the device of a model's cache.
+
+    On a CPU a model of half precision gets a cache of float32: attention of one query runs four to
+    five times as fast in it, and the cache is small beside the weights.
+    """
+    weight = next(model.parameters())
+    half = weight.dtype in (torch.bfloat16, torch.float16)
+    dtype = torch.float32 if half and weight.device.type == "cpu" else weight.dtype
+    return {"dtype": dtype, "device": weight.device}
 
 
 def held_tokens(cache: Cache | None, t: int, needed: int, padding: Tensor | None) -> int:

@@ -71,8 +71,15 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Forbid all but the k likeliest tokens, (..., V). Of equal logits the lower id wins."""
-    order = logits.argsort(dim=-1, descending=True, stable=True)  # (..., V) ids, likeliest first
-    return _keep_ranked(logits, order, torch.arange(logits.shape[-1], device=logits.device) < k)
+    if k >= logits.shape[-1]:
+        return logits
+    lowest = logits.topk(k, dim=-1).values[..., -1:]  # (..., 1): what a token must reach
+    kept = logits >= lowest
+    if (kept.sum(dim=-1) > k).any():  # equal logits at the edge: only ids can decide
+        order = logits.argsort(dim=-1, descending=True, stable=True)  # ids, likeliest first
+        ranks = torch.arange(logits.shape[-1], device=logits.device)
+        return _keep_ranked(logits, order, ranks < k)
+    return logits.masked_fill(~kept, -math.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:

@@ -91,7 +91,8 @@ class Narrow(Tensor):
     ) -> Any:
         result = super().__torch_function__(func, types, args, kwargs or {})
         if isinstance(result, cls):
-            found = [x.forbidden for x in args if isinstance(x, cls)]
+            flat = [y for x in args for y in (x if isinstance(x, list | tuple) else [x])]
+            found = [x.forbidden for x in flat if isinstance(x, cls)]
             result.forbidden = max(found, default=cls.forbidden)
             if result.forbidden in result.shape:
                 raise MemoryError(

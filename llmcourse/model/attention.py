@@ -24,12 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmcourse.model.attention_inputs import check_shapes
 from llmcourse.model.config import CHOICES
 from llmcourse.model.layers import drop
 from llmcourse.model.masks import NOWHERE, Visibility, positions_in_documents, positions_of
 
 # Up to so many keys two plain matrix products beat the fused kernel on a CPU in bfloat16.
 SHORT = 256
+# From so many tokens on our own tiles beat the fused kernel on a CPU in float32.
+LONG = 1024
 
 
 def attend_numpy(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -83,7 +86,9 @@ def attention_weights(
     lowest = torch.finfo(scores.dtype).min
     weights = scores.masked_fill(~mask, lowest).softmax(dim=-1)
     empty = ~mask.any(dim=-1, keepdim=True)  # (..., T, 1)
-    return weights.masked_fill(empty, 0.0) if empty.any() else weights
+    if torch.compiler.is_compiling() or empty.any():  # compiled code cannot ask
+        weights = weights.masked_fill(empty, 0.0)
+    return weights
 
 
 def grouped(x: Tensor, y: Tensor) -> Tensor:
@@ -144,7 +149,7 @@ def attend(
         ValueError: shapes that do not fit, a mask that is not boolean, an unknown implementation,
             or something the named implementation cannot do.
     """
-    _check(q, k, v)
+    check_shapes(q, k, v)
     t, s = q.shape[-2], k.shape[-2]
     _check_rows("padding", padding, torch.bool, q.shape[0], s)
     _check_rows("documents", documents, torch.int64, q.shape[0], s)
@@ -257,9 +262,12 @@ def choose(
         return Choice(
             "naive", f"bfloat16 on a CPU up to {SHORT} keys: two plain products are faster"
         )
+    long = min(t, s) >= LONG
+    if long and visibility.plainly_causal and q.device.type == "cpu" and q.dtype == torch.float32:
+        return Choice("flash", f"float32 on a CPU from {LONG} tokens on: its products are faster")
     if visibility.everything or visibility.plainly_causal:
         return Choice("sdpa", "plain causal attention is what the fused kernel is made for")
-    if s <= 4 * SHORT:
+    if s <= LONG:
         return Choice("sdpa", "a mask small enough to hold")
     return Choice("flash", "a long text under a mask: tiles that nobody sees are skipped")
 
@@ -319,24 +327,6 @@ def _refuse(
         raise ValueError(
             f'implementation="sdpa" knows no soft-cap (softcap={softcap}); '
             f'use "naive", "flash", "triton", "flex" or "auto"'
-        )
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must be (batch, heads, time, width), got {shapes}")
-    b, h, _, d = q.shape
-    g, s = k.shape[1:3]
-    if k.shape[0] != b or k.shape[3] != d or v.shape[:3] != (b, g, s):
-        raise ValueError(
-            f"k and v must be (B, G, S, D) with the batch and width of q {tuple(q.shape)}, "
-            f"got k {tuple(k.shape)} and v {tuple(v.shape)}"
-        )
-    if h % g:
-        raise ValueError(
-            f"{h} query heads cannot share {g} key/value heads evenly; "
-            f"the second must divide the first"
         )
 
 

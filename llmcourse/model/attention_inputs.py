@@ -11,6 +11,37 @@ from torch import Tensor
 from llmcourse.model.masks import Visibility
 
 
+def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse queries, keys and values whose shapes do not fit together.
+
+    Args:
+        q: (B, H, T, D).
+        k: (B, G, S, D), G a divisor of H.
+        v: (B, G, S, Dv).
+
+    Raises:
+        ValueError: the message says which and how.
+    """
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q, k and v must be (batch, heads, time, width), got {shapes}")
+    (b, h, _, d), (g, s) = q.shape, k.shape[1:3]
+    if k.shape != (b, g, s, d) or v.shape[:3] != (b, g, s):
+        raise ValueError(
+            f"k must be (B, G, S, D) and v (B, G, S, Dv) with the batch and width of q "
+            f"{tuple(q.shape)}, got k {tuple(k.shape)} and v {tuple(v.shape)}"
+        )
+    if 0 in (*q.shape, *v.shape):
+        raise ValueError(
+            f"every axis needs at least one entry, got q {tuple(q.shape)} and v {tuple(v.shape)}"
+        )
+    if h % g:
+        raise ValueError(
+            f"{h} query heads cannot share {g} key/value heads evenly; "
+            f"the second must divide the first"
+        )
+
+
 def check_inputs(
     q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, softcap: float | None = None
 ) -> None:
@@ -26,21 +57,8 @@ def check_inputs(
     Raises:
         ValueError: shapes, dtypes, devices or a soft cap that do not fit; the message says which.
     """
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must be (batch, heads, time, width), got {shapes}")
-    (b, h, t, d), (g, s) = q.shape, k.shape[1:3]
-    if k.shape != (b, g, s, d) or v.shape[:3] != (b, g, s):
-        raise ValueError(
-            f"for q {tuple(q.shape)}, k must be (B, G, S, D) and v (B, G, S, Dv) with the batch "
-            f"and width of q, got k {tuple(k.shape)} and v {tuple(v.shape)}"
-        )
-    if 0 in (*q.shape, *v.shape):
-        raise ValueError(
-            f"every axis needs at least one entry, got q {tuple(q.shape)} and v {tuple(v.shape)}"
-        )
-    if h % g:
-        raise ValueError(f"{h} query heads cannot share {g} key/value heads evenly")
+    check_shapes(q, k, v)
+    b, t, s = q.shape[0], q.shape[2], k.shape[2]
     if (visibility.t, visibility.s) != (t, s):
         raise ValueError(
             f"the visibility is for {visibility.t} queries and {visibility.s} keys, "

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from llmcourse.model.attention_inputs import check_inputs
 from llmcourse.model.flash_tiles import blocks
 from llmcourse.model.masks import Visibility
 
@@ -89,7 +90,8 @@ def flash_forward(
     q = q.unflatten(1, (k.shape[1], -1))  # (B, H, T, D) -> (B, G, R, T, D)
     out = q.new_empty(*q.shape[:-1], d_v)  # (B, G, R, T, Dv)
     log_sums = k.new_empty(q.shape[:-1])  # (B, G, R, T)
-    for batch, block, tiles in blocks(visibility, b, _queries(h, k, tile), tile[1], k):
+    n = _queries(h, k, tile, visibility)
+    for batch, block, tiles in blocks(visibility, b, n, tile[1], k):
         for i in itertools.product(batch, range(k.shape[1])):  # (row, group)
             rows = _rows(q[i][:, block]).mul_(_factor(scale, softcap))  # (R·N, D)
             total = rows.new_zeros(len(rows), 1)
@@ -140,7 +142,8 @@ def flash_backward(
     )  # (B, H, T, ...) -> (B, G, R, T, ...)
     k_t, factor = k.mT.contiguous(), _factor(scale, softcap)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for batch, block, tiles in blocks(visibility, b, _queries(h, k, tile), tile[1], k, True):
+    n = _queries(h, k, tile, visibility)
+    for batch, block, tiles in blocks(visibility, b, n, tile[1], k, sideways=True):
         for i in itertools.product(batch, range(k.shape[1])):  # (row, group)
             rows, d_out = _rows(q[i][:, block]).mul_(factor), _rows(slope[i][:, block])  # (R·N, D)
             delta = (d_out * _rows(out[i][:, block])).sum(-1)  # (R·N,)
@@ -219,9 +222,11 @@ def _rows(x: Tensor) -> Tensor:
     return _wide(x).clone(memory_format=torch.contiguous_format).flatten(0, 1)
 
 
-def _queries(h: int, k: Tensor, tile: tuple[int, int]) -> int:
+def _queries(h: int, k: Tensor, tile: tuple[int, int], visibility: Visibility) -> int:
     """Queries per block: R = H / G heads share the rows of a tile."""
-    return max(1, tile[0] * k.shape[1] // h)
+    n = max(1, tile[0] * k.shape[1] // h)
+    # Under a short window a long block is mostly mask; below 256 starting the products costs more.
+    return n if visibility.window is None else min(n, max(256, visibility.window))
 
 
 def _factor(scale: float, softcap: float | None) -> float:
@@ -236,30 +241,14 @@ def _mask(scores: Tensor, bias: Tensor | None) -> Tensor:
     return scores
 
 
-def _check(q, k, v, visibility, softcap, tile) -> None:
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must be (batch, heads, time, width), got {shapes}")
-    (b, h, t, d), (g, s) = q.shape, k.shape[1:3]
-    if k.shape != (b, g, s, d) or v.shape[:3] != (b, g, s):
-        raise ValueError(
-            f"for q {tuple(q.shape)}, k must be (B, G, S, D) and v (B, G, S, Dv) with the batch "
-            f"and width of q, got k {tuple(k.shape)} and v {tuple(v.shape)}"
-        )
-    if g == 0 or h % g:
-        raise ValueError(f"{h} query heads cannot share {g} key heads evenly")
-    if (visibility.t, visibility.s) != (t, s):
-        raise ValueError(
-            f"the visibility is for {visibility.t} queries and {visibility.s} keys, "
-            f"q and k have {t} and {s}"
-        )
-    for name in ("q_positions", "k_positions", "q_documents", "k_documents"):
-        value = getattr(visibility, name)
-        if value is not None and value.ndim == 2 and len(value) != b:
-            raise ValueError(f"{name} has {len(value)} rows for a batch of {b}")
-    if not q.dtype.is_floating_point or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k and v need one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap={softcap} must be above 0, or None for none")
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visibility: Visibility,
+    softcap: float | None,
+    tile: tuple[int, int],
+) -> None:
+    check_inputs(q, k, v, visibility, softcap)
     if min(tile) < 1:
         raise ValueError(f"tile={tile} needs at least one row and one column")

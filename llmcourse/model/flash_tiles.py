@@ -71,7 +71,8 @@ def _tiles(visibility, q, k, q_documents, k_documents, block, width, like, sidew
     codes, lengths = (some.long() + every.long()).unique_consecutive(return_counts=True)
     codes, lengths = codes.tolist(), lengths.tolist()  # 0 nobody sees the key, 1 some do, 2 all
     if len(codes) > MAX_RUNS:
-        first, *_, last = some.nonzero().flatten().tolist() * 2
+        columns = some.nonzero()
+        first, last = int(columns[0]), int(columns[-1])
         codes, lengths = [0, 1], [first, last + 1 - first]
     tiles, stop = [], 0
     for code, length in zip(codes, lengths):

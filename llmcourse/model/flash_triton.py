@@ -147,7 +147,7 @@ class _TritonAttention(torch.autograd.Function):
         kernels, launch, rule, plan, options = ctx.constant
         (b, h, t, _), (g, s) = q.shape, k.shape[1:3]
         d_out = _rows_in_order(d_out)
-        # Contiguous, as the kernels expect: the product takes on the order of d_out in memory.
+        # The kernels count on the order of storage; torch promises none for a sum of views.
         delta = (d_out.to(log_sum_exp.dtype) * out).sum(dim=-1).contiguous()  # (B, H, T)
         d_q, d_k, d_v = (x.new_empty(x.shape) for x in (q, k, v))
         given = (*_matrices(kernels, q, k, v, d_out), log_sum_exp, delta)

@@ -89,7 +89,9 @@ class Visibility:
         """Positions of the queries (T,) or (B, T), and of the keys (S,) or (B, S), int64."""
         q, k = self.q_positions, self.k_positions
         if q is None:
-            q = torch.arange(self.s - self.t, self.s, device=device)
+            # Without causality there may be more queries than positions.
+            first = max(self.s - self.t, 0)
+            q = torch.arange(first, first + self.t, device=device)
         if k is None:
             k = torch.arange(self.s, device=device)
         return q, k
@@ -107,7 +109,11 @@ class Visibility:
 
     def table(self, device: torch.device | None = None) -> Tensor | None:
         """The whole answer: bool, (T, S) or (B, 1, T, S); None when every query sees every key."""
-        return None if self.everything else self._table[device]
+        if self.everything:
+            return None
+        if torch.compiler.is_compiling():
+            return _Tables(self).make(device)
+        return self._table[device]
 
     @cached_property
     def _table(self) -> _Tables:
@@ -122,13 +128,16 @@ class _Tables(dict):
         self.visibility = visibility
 
     def __missing__(self, device: torch.device | None) -> Tensor:
+        self[device] = self.make(device)
+        return self[device]
+
+    def make(self, device: torch.device | None) -> Tensor:
         v = self.visibility
         q, k = v.positions(device)
         seen = v.rule(q[..., :, None], k[..., None, :])  # (T, S) or (B, T, S)
         if v.q_documents is not None:
             seen = seen & (v.q_documents[:, :, None] == v.k_documents[:, None, :])
-        self[device] = seen[:, None] if seen.ndim == 3 else seen  # (B, T, S) -> (B, 1, T, S)
-        return self[device]
+        return seen[:, None] if seen.ndim == 3 else seen  # (B, T, S) -> (B, 1, T, S)
 
 
 def causal_mask(t: int, s: int | None = None, device: torch.device | None = None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from llmcourse.errors import CacheError, CourseError
 from llmcourse.generate.cache import DenseCache, PagedCache, RollingCache
+from llmcourse.model import ModelConfig
 
 KINDS = {
     "dense": DenseCache,
@@ -47,7 +48,6 @@ class TestRefusals:
             ({"layers": [0, 1, 2, 3]}, "layer 3 is not among the layers 0 to 2"),
             ({"layers": [0, 0]}, "layer 0 was updated twice"),
             ({"layers": [0, 2]}, r"layers \[1\]"),
-            ({"dtype": torch.float32}, "keeps torch.float64, got keys in torch.float32"),
             ({"width": 2}, r"must be \(2, 2, 2, 3\).*got \(2, 2, 2, 2\)"),
         ],
     )
@@ -206,3 +206,19 @@ class TestGradients:
             cache.commit()
         buffers = cache.pool.keys if isinstance(cache, PagedCache) else cache._keys.values()
         assert not any(buffer.requires_grad for buffer in buffers)
+
+
+def test_a_cache_may_be_wider_than_the_model_and_not_narrower():
+    config = ModelConfig(vocab_size=5, context_length=9, n_layers=1, n_heads=1, d_model=4)
+    for kept, given in [(torch.float32, torch.bfloat16), (torch.float64, torch.float32)]:
+        x = torch.randn(1, 1, 2, 4, dtype=given)
+        for cache in (
+            DenseCache(config, 1, dtype=kept), PagedCache(config, 1, n_blocks=2, dtype=kept)
+        ):  # fmt: skip
+            cache.begin(1, 2, None)
+            k, _ = cache.update(0, x, x)
+            assert k.dtype == kept and torch.equal(k, x.to(kept))
+        narrow = DenseCache(config, 1, dtype=given)
+        narrow.begin(1, 2, None)
+        with pytest.raises(CacheError, match=f"keeps {given}, got keys in {kept}"):
+            narrow.update(0, x.to(kept), x.to(kept))

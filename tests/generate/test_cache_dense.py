@@ -33,10 +33,10 @@ def test_random_lives(config, live, shape, ragged, static):
     settings = config(context=15, **shape)
     lives = [
         live(lambda b: make(settings, b, static=static), seed, overflows, ragged)
-        for seed in range(10)
+        for seed in range(6)
     ]
     fed, refused = map(sum, zip(*lives))
-    assert fed > 60 and refused > 0, "lives too short, or never full"
+    assert fed > 25 and refused > 0, "lives too short, or never full"
 
 
 class TestViews:

@@ -36,9 +36,9 @@ def overflows(cache, t, padding):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_random_lives(config, live, shape, ragged):
     settings = config(context=15, **shape)
-    lives = [live(lambda b: make(settings, b), seed, overflows, ragged) for seed in range(14)]
+    lives = [live(lambda b: make(settings, b), seed, overflows, ragged) for seed in range(8)]
     fed, refused = map(sum, zip(*lives))
-    assert fed > 80, "lives too short"
+    assert fed > 45, "lives too short"
     assert refused > 0 or settings.endless
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmcourse.generate import Sampling, generate, generate_text, stream
-from llmcourse.generate.cache import DenseCache
+from llmcourse.generate.cache import DenseCache, RollingCache
 from llmcourse.generate.sampling import next_token_probabilities
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.tokenizers import END_OF_TEXT, ByteTokenizer
@@ -285,6 +285,16 @@ class TestCaches:
         widths = counted(model, monkeypatch)
         generate(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 5, cache=cache)
         assert widths == [3, 1, 1, 1, 1]  # the last new token is never run at all
+
+    @pytest.mark.parametrize("t", [2, 4, 5])
+    def test_a_prompt_is_run_in_chunks_where_the_cache_asks_for_them(self, t, monkeypatch):
+        model = make(**SCHEMES["endless"])
+        ids = torch.randint(17, (2, t), generator=seeded(6))
+        plain = generate(model, ids, 5, sampling=GREEDY, cache="none")
+        widths = counted(model, monkeypatch)
+        cache = RollingCache(model.config, 2, max_chunk=2, dtype=torch.float64)
+        assert torch.equal(generate(model, ids, 5, sampling=GREEDY, cache=cache), plain)
+        assert widths == [2] * (t // 2) + [1] * (t % 2) + [1] * 4
 
     @pytest.mark.parametrize("cache", ["dense", "rolling"])
     def test_an_endless_model_writes_past_its_context(self, cache):

@@ -13,12 +13,12 @@ from llmcourse.generate import sampling
 from llmcourse.grading.records import find
 from llmcourse.grading.values import copy, difference
 from llmcourse.model import ModelConfig, Transformer
-from llmcourse.model.attention import attend
-from llmcourse.model.masks import causal_mask, padding_mask
-from llmcourse.model.self_attention import merge_heads, split_heads
+from llmcourse.model.attention import attend, attend_visible
 from llmcourse.model.layers import gelu
+from llmcourse.model.masks import NOWHERE, Visibility, causal_mask, padding_mask
 from llmcourse.model.norms import layer_norm
 from llmcourse.model.positions import sinusoidal_positions
+from llmcourse.model.self_attention import merge_heads, split_heads
 from llmcourse.train.losses import bits_per_byte, cross_entropy, perplexity
 from llmcourse.train.schedules import warmup_cosine
 
@@ -32,8 +32,12 @@ def one_head(q, k, v):
 
 
 def masked(q, k, v, lengths):
-    padding = padding_mask(lengths, q.shape[1])
-    return attend(heads(q), heads(k), heads(v), causal=True, padding=padding)[:, 0]
+    # Padded queries, which the model's own padding leaves at 0, look at the real keys here.
+    t = q.shape[1]
+    places = torch.arange(t)
+    real = places.expand(len(q), t).masked_fill(~padding_mask(lengths, t), NOWHERE)  # (B, T)
+    visibility = Visibility(t, t, q_positions=places, k_positions=real)
+    return attend_visible(heads(q), heads(k), heads(v), visibility)[:, 0]
 
 
 def parameters(vocab_size, context_length, n_layers, d_model):

@@ -10,6 +10,7 @@ import torch
 
 from llmcourse.grading.core import assess
 from llmcourse.grading.guard import Guard, ShortcutUsed, resolve
+from llmcourse.grading.inputs import narrow
 from llmcourse.grading.records import PARTS, exercises, find
 
 OWN = "the work is your own"
@@ -211,3 +212,22 @@ def test_a_function_of_ones_own_may_have_a_famous_name():
 def test_a_misspelt_forbidden_name_is_refused():
     with pytest.raises(ValueError, match="softmaxx"):
         resolve("torch.nn.functional.softmaxx")
+
+
+def test_flash_attention_meets_the_keys_in_tiles():
+    """3.13: a whole row or table of scores is refused however it is computed; tiles are not."""
+    q, k, _, block = find("3.13").inputs(0, 5)
+    tables = (
+        lambda: q @ k.T,
+        lambda: k @ q.T,
+        lambda: torch.einsum("td,sd->ts", q * 0.5, k),
+        lambda: (q[:, None] * k[None]).sum(-1),
+        lambda: q[2] @ k.T,
+        lambda: torch.cat([q @ k[:5].T, q @ k[5:].T], dim=1),
+    )
+    for table in tables:
+        with pytest.raises(MemoryError, match="no room for all 11 keys"):
+            table()
+    assert (q @ k[:block].T).shape == (7, 3)
+    with pytest.raises(ValueError, match="has an axis of length 7 already"):
+        narrow(torch.zeros(7, 2), 7)

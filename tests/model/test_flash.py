@@ -324,7 +324,7 @@ def test_the_fast_product_equals_the_plain_one(monkeypatch):
                 assert worst(multiply(left, right, extra), exact) < 1e-4
 
 
-def test_extra_memory_is_linear(monkeypatch):
+def test_extra_memory_is_linear():
     """The largest tensor the algorithm makes does not grow with T; all it keeps grows with T."""
     sizes = {}
     for t in (1024, 2048):

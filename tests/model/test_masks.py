@@ -84,7 +84,9 @@ def test_positions_count_real_tokens():
 
 
 def test_without_causality_everything_real_is_seen():
-    assert Visibility(3, 2, causal=False).table() is None
+    more = Visibility(3, 2, causal=False)
+    q, k = more.positions()
+    assert more.table() is None and more.rule(q[:, None], k[None, :]).all()
     k = torch.tensor([0, -1])
     assert Visibility(1, 2, causal=False, k_positions=k).table().tolist() == [[True, False]]
 

@@ -253,6 +253,9 @@ class TestChoice:
         short = self.choice(64, 64, torch.bfloat16)
         assert short.implementation == "naive" and "bfloat16" in short.reason
         assert self.choice(64, 64).implementation == "sdpa"
+        assert self.choice(1024, 1024).implementation == "flash"
+        assert self.choice(1024, 1024, torch.bfloat16).implementation == "sdpa"
+        assert self.choice(900, 900, window=100).implementation == "sdpa"
         assert self.choice(4096, 4096, window=512).implementation == "flash"
         assert self.choice(1, 900).implementation == "sdpa"
         assert self.choice(1, 900, b=32).implementation == "naive"

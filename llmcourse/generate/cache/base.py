@@ -314,12 +314,14 @@ class Cache(ABC):
                 f"layer {layer}: keys and values must be {(b, g, t, d)} and {(b, g_v, t, d_v)}, "
                 f"got {tuple(k.shape)} and {tuple(v.shape)}"
             )
-        if k.dtype != self.dtype or v.dtype != self.dtype:
+        # A wider cache is welcome (see `kept_as`); a narrower one would round without being told to.
+        if not all(torch.promote_types(x.dtype, self.dtype) == self.dtype for x in (k, v)):
             raise CacheError(
                 f"layer {layer}: the cache keeps {self.dtype}, got keys in {k.dtype} and values "
                 f"in {v.dtype}; make the cache with dtype={k.dtype}"
             )
         step.updated |= 1 << layer
+        k, v = (x if x.dtype == self.dtype else x.to(self.dtype) for x in (k, v))
         return (k.detach(), v.detach()) if k.requires_grad or v.requires_grad else (k, v)
 
     def _begun(self, what: str) -> Step:
