@@ -29,6 +29,8 @@ def static_cache(kind: str | DenseCache, model: Transformer, rows: int, capacity
     Raises:
         ValueError: any other cache than "dense" or a static `DenseCache`.
     """
+    for table in model.rotary.values():
+        table.grow(capacity)  # compiled code cannot see that a table has become too short
     if isinstance(kind, DenseCache) and kind.static:
         return kind
     if kind != "dense":
@@ -36,9 +38,6 @@ def static_cache(kind: str | DenseCache, model: Transformer, rows: int, capacity
             f'compile=True needs cache="dense" or a DenseCache(..., static=True), got {kind!r}: '
             f"the shapes of every other cache change from step to step"
         )
-    if model.rotary is not None:
-        for table in model.rotary.values():
-            table.grow(capacity)  # compiled code cannot see that a table has become too short
     capacity = -(-capacity // ROUND_TO) * ROUND_TO
     if not model.config.endless:
         capacity = min(capacity, model.config.context_length)

@@ -170,28 +170,35 @@ class RotaryTable:
     """The table of cosines and sines, made when first asked for and grown for longer texts.
 
     Not a module: there is nothing to learn, to save or to move. One table a device and precision,
-    float64 for float64 models and float32 for all others, whatever the model is cast to.
+    float64 for float64 models and float32 for all others, whatever the model is cast to. Positions
+    from `limit` on, which only an endless stream reaches, are computed each time: the table of a
+    stream must not grow with it.
     """
 
-    def __init__(self, rope: Rope, d_head: int) -> None:
+    def __init__(self, rope: Rope, d_head: int, limit: int) -> None:
         rope.turned(d_head)  # refuse now what could not be turned later
-        self.rope, self.d_head, self.rows = rope, d_head, 256
+        self.rope, self.d_head, self.limit, self.rows = rope, d_head, limit, min(limit, 256)
+        self.beyond = False  # whether the text under way is longer than the limit
         self.tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def grow(self, rows: int) -> None:
         """Make room for positions below `rows`."""
-        if rows > self.rows:
-            # Doubling, so that a stream that grows token by token rebuilds it rarely.
-            self.rows = max(rows, 2 * self.rows)
+        self.beyond = rows > self.limit
+        if rows > self.rows and not self.beyond:
+            # Doubling, so that a text that grows token by token rebuilds it rarely.
+            self.rows = min(max(rows, 2 * self.rows), self.limit)
             self.tables.clear()
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Rows for positions (T,): (T, R) each; for (B, T): (B, 1, T, R), ready for heads."""
         key = (positions.device, torch.float64 if dtype == torch.float64 else torch.float32)
-        if key not in self.tables:
-            every = torch.arange(self.rows, device=positions.device)
-            self.tables[key] = rotary_table(self.rope, self.d_head, every, key[1])
-        cos, sin = (table[positions] for table in self.tables[key])
+        if self.beyond:
+            cos, sin = rotary_table(self.rope, self.d_head, positions, key[1])
+        else:
+            if key not in self.tables:
+                every = torch.arange(self.rows, device=positions.device)
+                self.tables[key] = rotary_table(self.rope, self.d_head, every, key[1])
+            cos, sin = (table[positions] for table in self.tables[key])
         return (cos, sin) if positions.ndim == 1 else (cos[:, None], sin[:, None])
 
 

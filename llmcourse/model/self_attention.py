@@ -27,6 +27,11 @@ class KeyValueStore(Protocol):
     One forward pass is `begin`, then `visibility` and `update` for each layer, then `commit`.
     """
 
+    @property
+    def longest(self) -> int:
+        """Real tokens of the longest row: a plain number, kept without asking the device."""
+        ...
+
     def begin(self, b: int, t: int, padding: Tensor | None) -> Tensor:
         """Make room for T tokens in each of B rows; their positions (T,) or (B, T)."""
         ...

@@ -211,14 +211,15 @@ class Transformer(nn.Module):
                 f"ids must be (batch, time) with at least one token, got shape {tuple(ids.shape)}"
             )
         longest = ids.shape[1] + (0 if cache is None else cache.longest)
-        if longest > self.config.context_length and not self.config.endless:
-            held = "" if cache is None else f" ({cache.longest} of them in the cache)"
+        # A cache counts real tokens and refuses for itself, before it stores anything.
+        if cache is None and longest > self.config.context_length and not self.config.endless:
             raise ValueError(
-                f"{longest} tokens{held} overflow the context of {self.config.context_length}; "
+                f"{longest} tokens overflow the context of {self.config.context_length}; "
                 f"shorten the input or choose a larger context_length"
             )
-        for table in self.rotary.values():
-            table.grow(longest)
+        if not torch.compiler.is_compiling():  # compiled code is told beforehand
+            for table in self.rotary.values():
+                table.grow(longest)
         for name, value in (("padding", padding), ("documents", documents)):
             if value is not None and value.shape != ids.shape:
                 raise ValueError(
@@ -244,9 +245,9 @@ def _make_rotary(config: ModelConfig) -> dict[str, RotaryTable]:
     if config.positions != "rope":
         return {}
     d = config.d_head if config.latent is None else config.latent.d_rope
-    tables = {"all": RotaryTable(config.rope, d)}
+    tables = {"all": RotaryTable(config.rope, d, config.context_length)}
     if config.rope_local is not None:
-        tables["local"] = RotaryTable(config.rope_local, d)
+        tables["local"] = RotaryTable(config.rope_local, d, config.context_length)
     return tables
 
 

@@ -165,6 +165,14 @@ class TestSteps:
             cache.reset()
             assert cache.used_bytes == 0
 
+    def test_a_failed_pass_leaves_no_trace(self, make, replay):
+        """The chunk that failed was padded on the left and longer than the one that follows."""
+        life = replay(make(window=20))
+        life.feed(3, torch.tensor([[False, True, True], [True] * 3]))
+        life.feed(4, torch.tensor([[False, False, True, True], [False, True, True, True]]), False)
+        life.feed(1)
+        life.feed(2)
+
     def test_values_without_width(self, make, replay):
         """Latent attention keeps one vector per token, and no values."""
         life = replay(make(cache_widths=((1, 7), (1, 0))))

@@ -80,6 +80,14 @@ class TestSharing:
         tables = life.cache.tables
         assert tables[1][1] == block and tables[0][1] not in (block, tables[0][0])
 
+    def test_rows_that_wait_still_copy_when_their_turn_comes(self, config, replay):
+        life = replay(make(config(), n_blocks=9))
+        life.feed(5)
+        life.select([0, 0, 0])
+        life.feed(1, torch.tensor([[True], [False], [False]]))
+        life.feed(1)
+        assert len({table[1] for table in life.cache.tables}) == 3
+
     def test_a_cache_that_is_gone_gives_its_blocks_back(self, config, replay):
         life = replay(make(config(context=40), n_blocks=12))
         pool = life.cache.pool

@@ -126,7 +126,7 @@ def test_rates_equal_transformers():
 
 
 def test_the_table_grows_and_keeps_its_rows():
-    table = RotaryTable(Rope(), 8)
+    table = RotaryTable(Rope(), 8, limit=1000)
     first = table.at(torch.arange(256), torch.float32)[0]
     table.grow(200)
     assert table.rows == 256
@@ -137,6 +137,19 @@ def test_the_table_grows_and_keeps_its_rows():
     assert cos.shape == sin.shape == (2, 1, 3, 4)
     assert cos.dtype == torch.float32, "a narrow model's angles are not narrow"
     assert table.at(torch.arange(2), torch.float64)[0].dtype == torch.float64
+
+
+def test_a_stream_beyond_the_limit_does_not_grow_the_table():
+    table = RotaryTable(Rope(), 8, limit=300)
+    inside = table.at(torch.tensor([7]), torch.float32)[0]
+    table.grow(20_001)
+    assert table.rows <= 300
+    far, _ = table.at(torch.tensor([7, 20_000]), torch.float32)
+    assert torch.equal(far[:1], inside)
+    wanted = rotary_table(Rope(), 8, torch.tensor([20_000]))[0]
+    assert torch.equal(far[1:], wanted)
+    table.grow(10)
+    assert torch.equal(table.at(torch.tensor([7]), torch.float32)[0], inside)
 
 
 def test_far_positions_are_exact():
