@@ -273,9 +273,7 @@ def sink_steps(name: str, seed: int) -> tuple[Transformer, Iterator[StepRecord]]
     """The untrained model of a recorded run on the echo language, and its training."""
     config = ModelConfig(**SINK_MODEL, rope=Rope(fraction=SINK_ROPES[name]))
     generator = torch.Generator().manual_seed(seed)
-    # At this learning rate rounding grows to a difference in what is learned: in float32 another
-    # processor is another seed. In float64 it stays far below what is shown.
-    model = Transformer(config, generator).double()
+    model = Transformer(config, generator)
     length = config.context_length + 1
     texts = Echoes().sample(SINK_TRAINING.steps * SINK_BATCH_SIZE, length, generator)
     batches = (Batch(t[:, :-1], t[:, 1:]) for t in texts.split(SINK_BATCH_SIZE))

@@ -2,6 +2,7 @@
 
 from llmcourse.generate.conversation import Conversation
 from llmcourse.generate.decode import generate, stream
+from llmcourse.generate.prepare import prepare_for_inference
 from llmcourse.generate.sampling import Sampling
 from llmcourse.generate.speculative import speculative_generate
 from llmcourse.generate.streaming import generate_text, stream_text
@@ -11,6 +12,7 @@ __all__ = [
     "Sampling",
     "generate",
     "generate_text",
+    "prepare_for_inference",
     "speculative_generate",
     "stream",
     "stream_text",

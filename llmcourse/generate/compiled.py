@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcourse.generate.cache import DenseCache
+from llmcourse.generate.prepare import PackedLinear
 from llmcourse.generate.request import kept_as
 
 if TYPE_CHECKING:
@@ -27,8 +28,14 @@ def static_cache(kind: str | DenseCache, model: Transformer, rows: int, capacity
     """A dense cache of fixed shape for `rows` texts of up to `capacity` tokens.
 
     Raises:
-        ValueError: any other cache than "dense" or a static `DenseCache`.
+        ValueError: any other cache than "dense" or a static `DenseCache`; a model with packed
+            weights, whose layout the compiler does not know.
     """
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise ValueError(
+            "compile=True cannot take a model with packed weights; give it the model that "
+            "prepare_for_inference was given, or leave compile=False"
+        )
     for table in model.rotary.values():
         table.grow(capacity)  # compiled code cannot see that a table has become too short
     if isinstance(kind, DenseCache) and kind.static:

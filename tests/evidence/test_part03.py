@@ -86,8 +86,9 @@ def test_the_beginning_can_be_made_again(evidence, name):
 def test_the_sinks_beginning_can_be_made_again(evidence):
     recorded = evidence["sinks"]["half of them turn"][0]["curve"]
     _, steps = part03.sink_steps("half of them turn", 0)
-    losses = [next(steps).loss for _ in range(2 * part03.CURVE_STEP)]
-    assert part03.curve(losses) == pytest.approx(recorded[:2], abs=0.03)
+    # Only the first point: at this learning rate rounding errors grow tenfold every seven steps.
+    losses = [next(steps).loss for _ in range(part03.CURVE_STEP)]
+    assert part03.curve(losses) == pytest.approx(recorded[:1], abs=0.02)
 
 
 def test_a_comparison_knows_when_it_knows_nothing():

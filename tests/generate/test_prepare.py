@@ -80,6 +80,13 @@ def test_every_product_with_a_weight_is_packed():
         ready.blocks[0].attention.qkv(torch.zeros(1, 5))
 
 
+@pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this torch cannot pack weights")
+def test_compiling_packed_weights_is_refused():
+    ready = prepare_for_inference(model_of("gpt2"))
+    with pytest.raises(ValueError, match="compile=True cannot take a model with packed weights"):
+        generate(ready, ids_of(), 3, compile=True)
+
+
 def test_where_packing_is_not_to_be_had_weights_are_only_converted(monkeypatch):
     monkeypatch.setattr("llmcourse.generate.prepare.can_pack", lambda device, dtype: False)
     model = model_of("gpt2").eval()
