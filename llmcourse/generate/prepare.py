@@ -50,8 +50,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.d_out, self.d_in = weight.shape
         self.dtype, self.bias = weight.dtype, bias
-        # The second argument is a number of rows to be ready for: 1, since decoding asks for that.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+        # Without a hint at the number of rows: the layout for "one row" was measured to be read more
+        # slowly, even by one row (float32, 3,072 to 768: 0.30 against 0.24 ms).
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         if x.shape[-1] != self.d_in:
