@@ -403,7 +403,8 @@ def _locate(found: Definition) -> Location:
     else:
         source = next(iter(found.cites or found.header_cites), None)
     paper = PAPERS.get(source) if source else None
-    return Location(found.name, found.file, found.line, found.kind, part_of(f"{found.module}.{found.name}"), paper)
+    part = part_of(f"{found.module}.{found.name}")
+    return Location(found.name, found.file, found.line, found.kind, part, paper)
 
 
 def _plain(name: str) -> str:

@@ -314,7 +314,7 @@ class Cache(ABC):
                 f"layer {layer}: keys and values must be {(b, g, t, d)} and {(b, g_v, t, d_v)}, "
                 f"got {tuple(k.shape)} and {tuple(v.shape)}"
             )
-        # A wider cache is welcome (see `kept_as`); a narrower one would round without being told to.
+        # A wider cache is welcome (see `kept_as`); a narrower one would round unasked.
         if not all(torch.promote_types(x.dtype, self.dtype) == self.dtype for x in (k, v)):
             raise CacheError(
                 f"layer {layer}: the cache keeps {self.dtype}, got keys in {k.dtype} and values "
