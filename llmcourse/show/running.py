@@ -162,7 +162,7 @@ def draw_running(
             )  # fmt: skip
     top.set_ylabel("score")
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    middle.set_ylabel("running sum l")
+    middle.set_ylabel("sum l")
     bottom.set_ylabel("output\n(dashed: exact)")
     bottom.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=CHANNELS)
     bottom.set_xlabel("key position (tokens); hatched: skipped tiles")

@@ -11,6 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from llmcourse.grading.records import find
+from llmcourse.grading.values import copy, difference
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,3 +52,19 @@ def learner():
 @pytest.fixture(scope="session")
 def root():
     return ROOT
+
+
+@pytest.fixture
+def greatest_error():
+    """How far a function of the library is from an exercise's oracle, over seeds and sizes."""
+
+    def measure(exercise_id, function):
+        exercise, errors = find(exercise_id), []
+        for seed in range(3):
+            for size in range(exercise.sizes):
+                arguments = exercise.inputs(seed, size)
+                got, expected = function(*copy(arguments)), exercise.oracle(*copy(arguments))
+                errors.append(difference(got, expected, any_float=True).error)
+        return max(errors)
+
+    return measure

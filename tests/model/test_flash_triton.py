@@ -123,20 +123,16 @@ def tensors(b, h, g, t, s, d, dv, dtype=torch.float64, seed=0):
     return [x.requires_grad_() for x in made[:3]], made[3]
 
 
-def by_table(inputs, slope, visibility, scale, softcap=None):
+@pytest.fixture
+def slopes_by_table(by_table):
     """Output and gradients with the whole table of scores, in float64."""
-    inputs = [x.detach().double().requires_grad_() for x in inputs]
-    q, k, v = inputs
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    scores = scale * torch.einsum("bhtd,bhsd->bhts", q, k)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    table = visibility.table()
-    seen = torch.ones_like(scores, dtype=torch.bool) if table is None else table.expand_as(scores)
-    weights = torch.where(seen, torch.exp(scores), 0.0)
-    total = weights.sum(-1, keepdim=True)
-    out = torch.where(total > 0, weights / total.clamp(min=1e-300), 0.0) @ v
-    return [out.detach(), *torch.autograd.grad(out, inputs, slope.double())]
+
+    def run(inputs, slope, visibility, scale, softcap=None):
+        inputs = [x.detach().double().requires_grad_() for x in inputs]
+        out = by_table(*inputs, visibility, scale, softcap)
+        return [out.detach(), *torch.autograd.grad(out, inputs, slope.double())]
+
+    return run
 
 
 def assert_same(got, expected, tolerance):
@@ -195,21 +191,21 @@ def rolling():
         ((1, 1, 1, 1, 50, 8, 8), {"window": 40, "sinks": 17}),
     ],
 )
-def test_equals_the_table(interpret, shape, rule):
+def test_equals_the_table(interpret, shape, rule, slopes_by_table):
     inputs, slope = tensors(*shape)
     rule = {"t": shape[3], "s": shape[4], **rule}
     got = interpret(inputs, slope, rule, scale=0.3, tile=(16, 16))
-    assert_same(got, by_table(inputs, slope, Visibility(**rule), 0.3), 1e-12)
+    assert_same(got, slopes_by_table(inputs, slope, Visibility(**rule), 0.3), 1e-12)
 
 
 @pytest.mark.parametrize("rule", [{}, {"window": 5, "sinks": 2}])
 @pytest.mark.parametrize("layout", [ragged, packed, rolling])
-def test_positions_and_documents(interpret, layout, rule):
+def test_positions_and_documents(interpret, layout, rule, slopes_by_table):
     rule = {**layout(), **rule}
     b = len(rule["k_positions"]) if rule["k_positions"].ndim == 2 else 2
     inputs, slope = tensors(b, 2, 1, rule["t"], rule["s"], 6, 5)
     got = interpret(inputs, slope, rule, scale=0.4, tile=(16, 16))
-    assert_same(got, by_table(inputs, slope, Visibility(**rule), 0.4), 1e-12)
+    assert_same(got, slopes_by_table(inputs, slope, Visibility(**rule), 0.4), 1e-12)
 
 
 def test_what_sees_nothing_gives_and_passes_back_zero(interpret):
@@ -224,33 +220,33 @@ def test_what_sees_nothing_gives_and_passes_back_zero(interpret):
 
 
 @pytest.mark.parametrize("softcap", [0.5, 20.0])
-def test_softcap(interpret, softcap):
+def test_softcap(interpret, softcap, slopes_by_table):
     inputs, slope = tensors(1, 4, 2, 17, 20, 24, 16)
     rule = {"t": 17, "s": 20, "window": 9}
     got = interpret(inputs, slope, rule, scale=1.0, softcap=softcap, tile=(16, 16))
-    assert_same(got, by_table(inputs, slope, Visibility(**rule), 1.0, softcap), 1e-12)
-    plain = by_table(inputs, slope, Visibility(**rule), 1.0)
+    assert_same(got, slopes_by_table(inputs, slope, Visibility(**rule), 1.0, softcap), 1e-12)
+    plain = slopes_by_table(inputs, slope, Visibility(**rule), 1.0)
     assert all((one - other).abs().max() > 1e-3 for one, other in zip(got, plain))
 
 
 @pytest.mark.parametrize("tile", [(16, 32), (32, 16), None])
-def test_any_tile_gives_the_same(interpret, tile):
+def test_any_tile_gives_the_same(interpret, tile, slopes_by_table):
     inputs, slope = tensors(1, 2, 1, 50, 75, 8, 8)
     rule = {"t": 50, "s": 75, "window": 30}
     got = interpret(inputs, slope, rule, scale=0.3, tile=tile)
-    assert_same(got, by_table(inputs, slope, Visibility(**rule), 0.3), 1e-12)
+    assert_same(got, slopes_by_table(inputs, slope, Visibility(**rule), 0.3), 1e-12)
 
 
 @pytest.mark.parametrize(
     "dtype, tolerance",
     [(torch.float32, 5e-6), (torch.bfloat16, 4e-2), (torch.float16, 5e-3)],
 )
-def test_dtypes(interpret, dtype, tolerance):
+def test_dtypes(interpret, dtype, tolerance, slopes_by_table):
     inputs, slope = tensors(1, 2, 1, 20, 33, 24, 16, dtype)
     rule = {"t": 20, "s": 33}
     got = interpret(inputs, slope, rule, scale=24**-0.5, tile=(16, 16))
     assert all(x.dtype == dtype for x in got)
-    assert_same(got, by_table(inputs, slope, Visibility(**rule), 24**-0.5), tolerance)
+    assert_same(got, slopes_by_table(inputs, slope, Visibility(**rule), 24**-0.5), tolerance)
 
 
 def test_large_scores_do_not_overflow(interpret):
@@ -264,25 +260,25 @@ def test_large_scores_do_not_overflow(interpret):
     assert all(x.isfinite().all() for x in slopes)
 
 
-def test_views_and_a_slope_in_another_order(interpret):
+def test_views_and_a_slope_in_another_order(interpret, slopes_by_table):
     # As a model hands them over: heads cut from one projection, a slope laid out (B, T, H, Dv).
     x = torch.randn(2, 20, 3, 4, 8, dtype=torch.float64)  # (B, T, q k v, H, D)
     inputs = [part.detach().transpose(1, 2).requires_grad_() for part in x.unbind(2)]
     slope = torch.randn(2, 20, 4, 8, dtype=torch.float64).transpose(1, 2)
     rule = {"t": 20, "s": 20}
     got = interpret(inputs, slope, rule, scale=0.3, tile=(16, 16))
-    expected = by_table(inputs, slope, Visibility(**rule), 0.3)
+    expected = slopes_by_table(inputs, slope, Visibility(**rule), 0.3)
     assert_same(got, expected, 1e-12)
     columns = [torch.randn(1, 1, 6, 20, dtype=torch.float64).mT.requires_grad_() for _ in range(3)]
     slope = torch.randn(1, 1, 6, 20, dtype=torch.float64).mT
     got = interpret(columns, slope, rule, scale=0.3, tile=(16, 16))
-    assert_same(got, by_table(columns, slope, Visibility(**rule), 0.3), 1e-12)
+    assert_same(got, slopes_by_table(columns, slope, Visibility(**rule), 0.3), 1e-12)
 
 
-def test_some_gradients_or_none(interpret):
+def test_some_gradients_or_none(interpret, slopes_by_table):
     (q, k, v), slope = tensors(1, 2, 1, 9, 20, 8, 8)
     rule = {"t": 9, "s": 20}
-    expected = by_table((q, k, v), slope, Visibility(**rule), 0.3)
+    expected = slopes_by_table((q, k, v), slope, Visibility(**rule), 0.3)
     out, d_k = interpret((q.detach(), k, v.detach()), slope, rule, scale=0.3)
     assert (d_k - expected[2]).abs().max() < 1e-12
     (out,) = interpret((q.detach(), k.detach(), v.detach()), None, rule, scale=0.3)
@@ -355,12 +351,12 @@ def test_kernels_compile_for_a_gpu(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that Triton knows")
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 5e-5), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("rule", [{"t": 200, "s": 333, "window": 70, "sinks": 3}, packed()])
-def test_on_a_gpu(rule, dtype, tolerance):
+def test_on_a_gpu(rule, dtype, tolerance, slopes_by_table):
     inputs, slope = tensors(2, 4, 2, rule["t"], rule["s"], 48, 64, dtype)
     there = [x.detach().cuda().requires_grad_() for x in inputs]
     out = triton_attention(*there, Visibility(**rule), scale=0.2, softcap=20.0)
     got = [out.detach(), *torch.autograd.grad(out, there, slope.cuda())]
-    expected = by_table(inputs, slope, Visibility(**rule), 0.2, 20.0)
+    expected = slopes_by_table(inputs, slope, Visibility(**rule), 0.2, 20.0)
     assert_same([x.cpu() for x in got], expected, tolerance)
 
 

@@ -27,20 +27,6 @@ def tensors(b, h, g, t, s, d, dv, dtype=torch.float32, seed=0):
     return [torch.randn(x, dtype=torch.float64, generator=generator).to(dtype) for x in shapes]
 
 
-def by_table(q, k, v, visibility, scale, softcap=None):
-    """softmax(scale · q kᵀ) v with the whole table of scores, in float64."""
-    q, k, v = (x.double() for x in (q, k, v))
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    scores = scale * torch.einsum("bhtd,bhsd->bhts", q, k)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    table = visibility.table()
-    seen = torch.ones_like(scores, dtype=torch.bool) if table is None else table.expand_as(scores)
-    weights = torch.where(seen, torch.exp(scores), 0.0)
-    total = weights.sum(-1, keepdim=True)
-    return torch.where(total > 0, weights / total.clamp(min=1e-300), 0.0) @ v
-
-
 def ragged():
     """Three rows of 9 keys: full, padded on the left, padded on the right; the last 6 ask."""
     real = torch.ones(3, 9, dtype=torch.bool)
@@ -71,7 +57,7 @@ def packed():
         (SHAPES[4], {"window": 3, "sinks": 2}),
     ],
 )
-def test_equals_the_table(shape, rule):
+def test_equals_the_table(shape, rule, by_table):
     q, k, v = tensors(*shape)
     visibility = Visibility(shape[3], shape[4], **rule)
     out = flex_attention(q, k, v, visibility, scale=0.3)
@@ -82,7 +68,7 @@ def test_equals_the_table(shape, rule):
 
 @pytest.mark.parametrize("rule", [{}, {"window": 2, "sinks": 1}])
 @pytest.mark.parametrize("layout", [ragged, packed])
-def test_positions_and_documents(layout, rule):
+def test_positions_and_documents(layout, rule, by_table):
     places = layout()
     q, k, v = tensors(len(places["k_positions"]), 4, 2, 6, 9, 6, 5, torch.float64)
     visibility = Visibility(6, 9, **rule, **places)
@@ -90,7 +76,7 @@ def test_positions_and_documents(layout, rule):
     torch.testing.assert_close(out, by_table(q, k, v, visibility, 0.4), rtol=1e-12, atol=1e-12)
 
 
-def test_shared_explicit_positions():
+def test_shared_explicit_positions(by_table):
     # As in a rolling buffer: the keys in another order than the text, one slot still empty.
     visibility = Visibility(
         2, 5, q_positions=torch.tensor([3, 4]), k_positions=torch.tensor([4, -1, 1, 2, 3]), window=3
@@ -110,7 +96,7 @@ def test_what_sees_nothing_is_zero():
 
 
 @pytest.mark.parametrize("softcap", [0.5, 20.0])
-def test_softcap(softcap):
+def test_softcap(softcap, by_table):
     q, k, v = tensors(1, 4, 2, 5, 13, 24, 16, torch.float64)
     visibility = Visibility(5, 13, window=4)
     out = flex_attention(q, k, v, visibility, scale=1.0, softcap=softcap)
@@ -120,7 +106,7 @@ def test_softcap(softcap):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
-def test_half_precision(dtype, tolerance):
+def test_half_precision(dtype, tolerance, by_table):
     q, k, v = tensors(1, 2, 1, 7, 12, 16, 16, dtype)
     visibility = Visibility(7, 12)
     out = flex_attention(q, k, v, visibility, scale=0.25)
@@ -128,7 +114,7 @@ def test_half_precision(dtype, tolerance):
     assert (out.double() - by_table(q, k, v, visibility, 0.25)).abs().max() < tolerance
 
 
-def test_many_shapes_and_rules_in_one_process():
+def test_many_shapes_and_rules_in_one_process(by_table):
     # torch recompiles for what it has not seen and gives up after some times.
     for n in range(1, 17):
         q, k, v = tensors(1, 2, 1, n, n + 2, 4, 4)
@@ -157,7 +143,7 @@ def test_rule_number_by_number():
                 assert rule(*numbers).item() == table[b, 0, i, j].item(), (b, i, j)
 
 
-def test_no_backward_on_a_cpu():
+def test_no_backward_on_a_cpu(by_table):
     q, k, v = tensors(1, 1, 1, 4, 4, 4, 4)
     v.requires_grad_()
     with pytest.raises(ValueError, match=r"no backward pass on cpu.*no_grad"):
