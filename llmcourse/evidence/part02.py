@@ -15,9 +15,11 @@ import torch
 
 from llmcourse.data import tales
 from llmcourse.evaluate.tales_report import tales_report
+from llmcourse.evidence.recipes import stated
+from llmcourse.model import ModelConfig
 from llmcourse.paths import course_root
 from llmcourse.runs import TrainRun, perform, read_run, steps_of
-from llmcourse.train import History, StepRecord, checkpoint
+from llmcourse.train import History, StepRecord, TrainConfig, checkpoint
 
 SEEDS = (0, 1, 2)
 CONFIGS = ("showcase", "tales")
@@ -33,6 +35,8 @@ def recipe() -> dict[str, Any]:
         # Where it runs and what it prints along the way change nothing that is measured.
         for key in ("out", "device", "threads", "seed", "prompt", "sample_length"):
             options.pop(key)
+        options["model"] = stated(options["model"], ModelConfig)
+        options["training"] = stated(options["training"], TrainConfig)
         runs[name] = options
     return {
         "seeds": list(SEEDS),

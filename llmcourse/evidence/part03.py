@@ -33,6 +33,7 @@ from torch import Tensor
 from llmcourse.data import Batch, Corpus, document_aligned, encode_documents, load_corpus, tales
 from llmcourse.data.echoes import MARK, VOCAB_SIZE, Echoes
 from llmcourse.evaluate import score_documents
+from llmcourse.evidence.recipes import stated
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.model.rotary import Rope
 from llmcourse.tokenizers import END_OF_TEXT, WordTokenizer
@@ -149,12 +150,12 @@ def recipe() -> dict[str, Any]:
         "stories": STORIES,
         "batch_size": BATCH_SIZE,
         "model": BASE_MODEL,
-        "training": dataclasses.asdict(TRAINING),
+        "training": stated(dataclasses.asdict(TRAINING), TrainConfig),
         "rates_tried": list(RATES_TRIED),
         "village": tales.fingerprint(),
         "sink_ropes": SINK_ROPES,
         "sink_model": SINK_MODEL,
-        "sink_training": dataclasses.asdict(SINK_TRAINING),
+        "sink_training": stated(dataclasses.asdict(SINK_TRAINING), TrainConfig),
         "sink_batch_size": SINK_BATCH_SIZE,
         "sink_scoring": [SINK_WINDOW, SCORED_FROM, FAR],
         "echoes": dataclasses.asdict(Echoes()),

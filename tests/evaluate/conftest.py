@@ -36,7 +36,14 @@ class TrieModel(nn.Module):
             for token, n in counts.items():
                 self.table[prefix, token] = torch.tensor(n / sum(counts.values())).log()
 
-    def hidden(self, ids, padding=None, record=None):
+    def hidden(self, ids, padding=None, record=None, *, cache=None, documents=None):
+        t = ids.shape[1]
+        if cache is not None:
+            # What came before is kept as this model's "keys": the tokens themselves.
+            cache.begin(*ids.shape, padding)
+            kept, _ = cache.update(0, *[ids[:, None, :, None].float()] * 2)  # (B, 1, S, 1)
+            cache.commit()
+            ids = kept[:, 0, :, 0].long()
         rows = []
         for row in ids.tolist():
             prefix, prefixes = 0, []
@@ -44,7 +51,7 @@ class TrieModel(nn.Module):
                 prefix = self.branches.get((prefix, token), -1)  # -1: the last row of the table
                 prefixes.append(prefix)
             rows.append(prefixes)
-        return torch.tensor(rows)[..., None]
+        return torch.tensor(rows)[:, -t:, None]
 
     def logits(self, hidden):
         return self.table[hidden[..., 0]]
