@@ -28,3 +28,7 @@ class CacheError(CourseError, ValueError):
 
 class WeightsError(CourseError, ValueError):
     """Published weights are missing, damaged, of another shape, or of a model that is not built."""
+
+
+class TrackingError(CourseError):
+    """A tracker cannot start: a package is missing, the disk full, its file another run's."""

@@ -68,6 +68,7 @@ _TABLE = """
 2109.08668 | So et al. | 2021 | Primer: Searching for Efficient Transformers
 2203.02155 | Ouyang et al. | 2022 | Training Language Models to Follow Instructions
 2203.15556 | Hoffmann et al. | 2022 | Training Compute-Optimal Large Language Models
+2204.02311 | Chowdhery et al. | 2022 | PaLM: Scaling Language Modeling with Pathways
 2205.14135 | Dao et al. | 2022 | FlashAttention
 2209.11895 | Olsson et al. | 2022 | In-context Learning and Induction Heads
 2210.10760 | Gao et al. | 2022 | Scaling Laws for Reward Model Overoptimization
@@ -87,7 +88,10 @@ _TABLE = """
 2401.06066 | Dai et al. | 2024 | DeepSeekMoE
 2402.03300 | Shao et al. | 2024 | DeepSeekMath
 2403.17031 | Huang et al. | 2024 | The N+ Implementation Details of RLHF with PPO
+2404.06395 | Hu et al. | 2024 | MiniCPM: Unveiling the Potential of Small Language Models
+2404.10830 | Ding et al. | 2024 | Fewer Truncations Improve Language Modeling
 2405.04434 | DeepSeek-AI | 2024 | DeepSeek-V2
+2405.18392 | Hägele et al. | 2024 | Scaling Laws and Compute-Optimal Training Beyond Fixed Durations
 2407.01082 | Nguyen et al. | 2024 | Turning Up the Heat: Min-p Sampling
 2407.10671 | Yang et al. | 2024 | Qwen2 Technical Report
 2407.21783 | Grattafiori et al. | 2024 | The Llama 3 Herd of Models

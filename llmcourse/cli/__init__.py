@@ -20,6 +20,7 @@ COMMANDS = {
     "lab": "open the course in JupyterLab",
     "doctor": "check this machine: versions, device, kernel, a ten-second training",
     "where": "find a name or a concept: file, line, part and paper",
+    "data": "prepare text for training: shards of tokens with an index and checksums",
     "train": "train a model from a config file and flags",
     "generate": "let a trained model write",
     "grade": "grade exercise notebooks or folders of them",

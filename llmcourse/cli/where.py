@@ -34,7 +34,8 @@ def run(argv: Sequence[str]) -> int:
 def _entry(location: parts.Location) -> str:
     lines = [f"{location.name}  {_short(location.file)}:{location.line}  ({location.kind})"]
     if location.part is not None:
-        lines.append(f"    {location.part} ({location.part.notebook})")
+        chapter = location.part.notebook if location.part.ready else "its chapter is to come"
+        lines.append(f"    {location.part} ({chapter})")
     if location.paper is not None:
         lines.append(f"    {location.paper}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@
 | `docs`        | Python's language reference            | nothing        |
 | `code`        | the standard library's sources         | nothing        |
 | `tales`       | made-up stories from a small village   | nothing        |
+| `arithmetic`  | sums and word problems, worked out     | nothing        |
 | `file:PATH`   | your own file or folder                | the file       |
 | `shakespeare` | a megabyte of plays                    | a network, once|
 """
@@ -15,6 +16,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 
+from llmcourse.data.arithmetic.corpus import arithmetic_corpus
 from llmcourse.data.code import code_corpus
 from llmcourse.data.corpus import Corpus, hash_position
 from llmcourse.data.docs import docs_corpus
@@ -59,6 +61,7 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
     "docs": docs_corpus,
     "code": code_corpus,
     "tales": tales_corpus,
+    "arithmetic": arithmetic_corpus,
     "shakespeare": shakespeare_corpus,
 }
 
@@ -67,9 +70,10 @@ def load_corpus(name: str, **options: object) -> Corpus:
     """The corpus of that name, the same documents every time.
 
     Args:
-        name: "docs", "code", "tales", "shakespeare", or "file:" and the path of a text file or of
-            a folder with .txt, .md or .py files.
+        name: "docs", "code", "tales", "arithmetic", "shakespeare", or "file:" and the path of a
+            text file or of a folder with .txt, .md or .py files.
         options: "code" takes `max_bytes`; "tales" takes `n_stories`, `seed` and `n_validation`;
+            "arithmetic" takes `n_problems`, `difficulty`, `seed` and `n_validation`;
             "shakespeare" takes `url`.
 
     Raises:

@@ -52,7 +52,7 @@ class TrainRun:
     training: TrainConfig  # how to train
     model: ModelOptions = field(default_factory=ModelOptions)  # what to build
     tales: TalesOptions = field(default_factory=TalesOptions)  # only for --corpus tales
-    corpus: str = "docs"  # docs, code, tales, shakespeare or file:PATH
+    corpus: str = "docs"  # docs, code, tales, arithmetic, shakespeare or file:PATH
     tokenizer: str = "bytes"  # bytes, characters or words
     batching: str = "sliding"  # sliding: windows from anywhere; documents: whole documents
     batch_size: int = 32  # rows per update

@@ -1,4 +1,4 @@
-"""Text to ids and back. Part 2 uses bytes, characters and words.
+"""Text to ids and back. Part 2 uses bytes, characters and words; Part 4 byte-pair encoding.
 
 >>> from llmcourse.tokenizers import ByteTokenizer
 >>> tokenizer = ByteTokenizer()
@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from llmcourse.tokenizers.base import END_OF_TEXT, Tokenizer
+from llmcourse.tokenizers.bpe import COURSE_SPECIAL_TOKENS, BPETokenizer
 from llmcourse.tokenizers.bytes import ByteTokenizer
 from llmcourse.tokenizers.characters import CharacterTokenizer
 from llmcourse.tokenizers.words import WordTokenizer
 
 __all__ = [
+    "COURSE_SPECIAL_TOKENS",
     "END_OF_TEXT",
+    "BPETokenizer",
     "ByteTokenizer",
     "CharacterTokenizer",
     "Tokenizer",
@@ -24,7 +27,12 @@ __all__ = [
     "load_tokenizer",
 ]
 
-_KINDS = {"bytes": ByteTokenizer, "characters": CharacterTokenizer, "words": WordTokenizer}
+_KINDS = {
+    "bytes": ByteTokenizer,
+    "characters": CharacterTokenizer,
+    "words": WordTokenizer,
+    "bpe": BPETokenizer,
+}
 
 
 def load_tokenizer(data: dict[str, Any]) -> Tokenizer:

@@ -58,9 +58,25 @@ def cross_entropy(
             f"logits (..., V) and targets (...) must agree, got {tuple(logits.shape)} "
             f"and {tuple(targets.shape)}"
         )
+    vocab_size = logits.shape[-1]
+    check_targets(targets, vocab_size, ignore_index, reduction)
+    # bfloat16 has 8 bits of mantissa: a sum of 256 exponentials needs more.
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    flat = logits.reshape(-1, vocab_size)  # (B, T, V) -> (B * T, V)
+    losses = nn.functional.cross_entropy(
+        flat, targets.reshape(-1).long(), ignore_index=ignore_index, reduction=reduction
+    )
+    return losses.reshape(targets.shape) if reduction == "none" else losses
+
+
+def check_targets(targets: Tensor, vocab_size: int, ignore_index: int, reduction: str) -> Tensor:
+    """Which targets count: bool, in the shape of `targets`.
+
+    Raises:
+        ValueError: not whole numbers, one outside the vocabulary, or none that counts in a mean.
+    """
     if targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(f"targets must be whole numbers, got {targets.dtype}")
-    vocab_size = logits.shape[-1]
     counts = targets != ignore_index
     outside = counts & ((targets < 0) | (targets >= vocab_size))
     if outside.any():
@@ -70,13 +86,7 @@ def cross_entropy(
         )
     if reduction == "mean" and not counts.any():
         raise ValueError("every target is ignored, so there is no loss to average")
-    # bfloat16 has 8 bits of mantissa: a sum of 256 exponentials needs more.
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    flat = logits.reshape(-1, vocab_size)  # (B, T, V) -> (B * T, V)
-    losses = nn.functional.cross_entropy(
-        flat, targets.reshape(-1).long(), ignore_index=ignore_index, reduction=reduction
-    )
-    return losses.reshape(targets.shape) if reduction == "none" else losses
+    return counts
 
 
 def perplexity(loss: float) -> float:

@@ -41,3 +41,14 @@ def test_what_is_not_there(llmcourse, name, hint):
 def test_no_name(mistake):
     assert "name" in mistake("where")
     assert "name is empty" in mistake("where", " ")
+
+
+def test_a_chapter_that_is_still_to_come_is_not_promised(llmcourse, monkeypatch):
+    import dataclasses
+
+    from llmcourse import parts
+
+    first = dataclasses.replace(parts.PARTS[0], ready=False)
+    monkeypatch.setattr(parts, "PARTS", (first, *parts.PARTS[1:]))
+    out = llmcourse("where", "attend").out
+    assert "(its chapter is to come)" in out and first.notebook not in out

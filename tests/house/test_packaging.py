@@ -89,7 +89,7 @@ def test_the_core_stays_small():
     core = {Requirement(text).name for text in PROJECT["dependencies"]}
     heavy = {"tensorflow", "tensorflow-cpu", "transformers", "onnx", "wandb", "triton", "nbgrader"}
     assert not core & heavy
-    assert len(core) <= 10
+    assert len(core) <= 11  # regex is among them and comes with tiktoken anyway
 
 
 def test_all_means_all():
