@@ -25,6 +25,7 @@ CORE = (
     "numpy",
     "matplotlib",
     "tiktoken",
+    "regex",
     "safetensors",
     "tqdm",
     "jsonargparse",
