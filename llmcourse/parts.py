@@ -183,6 +183,7 @@ PARTS: tuple[Part, ...] = (
             "llmcourse.tokenizers.bpe_merge",
             "llmcourse.tokenizers.pretokenize",
             "llmcourse.train.adamw",
+            "llmcourse.train.checked_optimizer",
             "llmcourse.train.sgd",
             "llmcourse.train.scaler",
             "llmcourse.train.chunked_loss",

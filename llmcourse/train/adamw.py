@@ -24,16 +24,15 @@ multiplies it by the schedule's factor only, so that lr and weight_decay can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmcourse.train.sgd import check_loaded
+from llmcourse.train.checked_optimizer import CheckedOptimizer
 
 # Of a group; one that was loaded may hold more.
-SETTINGS = ("lr", "betas", "eps", "weight_decay")
 
 
 def adamw_step(
@@ -105,7 +104,7 @@ def adamw_step_foreach_(
     torch._foreach_addcdiv_(parameters, means, denominators, sizes)
 
 
-class AdamW(torch.optim.Optimizer):
+class AdamW(CheckedOptimizer):
     """AdamW on groups of parameters; equal to `torch.optim.AdamW`.
 
     The state is named as torch names it, so that either can load the other's `state_dict`.
@@ -123,6 +122,8 @@ class AdamW(torch.optim.Optimizer):
         ValueError: a setting out of range, of all groups or of one.
     """
 
+    settings = ("lr", "betas", "eps", "weight_decay")
+
     def __init__(
         self,
         parameters: Iterable,
@@ -135,56 +136,41 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         self.foreach = foreach
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        _check(defaults)
         super().__init__(parameters, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, with the group's own settings checked first."""
-        _check(self.defaults | param_group)
-        super().add_param_group(param_group)
+    @staticmethod
+    def check(settings: dict[str, Any]) -> None:
+        lr, betas, eps = settings["lr"], settings["betas"], settings["eps"]
+        decay = settings["weight_decay"]
+        if len(betas) != 2:
+            raise ValueError(f"betas={betas} must be two numbers, for the mean and for the square")
+        in_range = all(0 <= beta < 1 for beta in betas)
+        if not (lr >= 0 and in_range and eps >= 0 and decay >= 0):  # false for nan as well
+            raise ValueError(
+                f"need lr >= 0, both betas in [0, 1), eps >= 0 and weight_decay >= 0, got lr={lr}, "
+                f"betas={tuple(betas)}, eps={eps}, weight_decay={decay}"
+            )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; a state that means another rule is refused before anything changes.
-
-        Raises:
-            ValueError: a setting is missing, impossible, or one that this optimiser does not have.
-        """
-        check_loaded(state_dict, SETTINGS, "AdamW")
-        for group in state_dict["param_groups"]:
-            _check(group)
-        super().load_state_dict(state_dict)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update from the gradients; parameters without one are left alone.
-
-        Returns:
-            What `closure` returned, if one was given: it computes the loss and the gradients anew.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self._state_of(p) for p in parameters]
-            for state in states:
-                state["step"] += 1
-            gradients = [p.grad for p in parameters]
-            means = [state["exp_avg"] for state in states]
-            squares = [state["exp_avg_sq"] for state in states]
-            steps = [int(state["step"]) for state in states]
-            settings = {name: group[name] for name in SETTINGS}
-            if self.foreach:
-                adamw_step_foreach_(parameters, gradients, means, squares, steps, **settings)
-                continue
-            for old in zip(parameters, gradients, means, squares, steps):
-                parameter, _, mean, square, _ = old
-                for tensor, new in zip((parameter, mean, square), adamw_step(*old, **settings)):
-                    tensor.copy_(new)
-        return loss
+    def update(self, group: dict[str, Any]) -> None:
+        """One update of a group, by the lists or by the reference."""
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        states = [self._state_of(p) for p in parameters]
+        for state in states:
+            state["step"] += 1
+        gradients = [p.grad for p in parameters]
+        means = [state["exp_avg"] for state in states]
+        squares = [state["exp_avg_sq"] for state in states]
+        steps = [int(state["step"]) for state in states]
+        settings = {name: group[name] for name in self.settings}
+        if self.foreach:
+            adamw_step_foreach_(parameters, gradients, means, squares, steps, **settings)
+            return
+        for old in zip(parameters, gradients, means, squares, steps):
+            parameter, _, mean, square, _ = old
+            for tensor, new in zip((parameter, mean, square), adamw_step(*old, **settings)):
+                tensor.copy_(new)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -194,16 +180,3 @@ class AdamW(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
-
-
-def _check(settings: dict[str, Any]) -> None:
-    lr, betas, eps = settings["lr"], settings["betas"], settings["eps"]
-    decay = settings["weight_decay"]
-    if len(betas) != 2:
-        raise ValueError(f"betas={betas} must be two numbers, for the mean and for the square")
-    in_range = all(0 <= beta < 1 for beta in betas)
-    if not (lr >= 0 and in_range and eps >= 0 and decay >= 0):  # false for nan as well
-        raise ValueError(
-            f"need lr >= 0, both betas in [0, 1), eps >= 0 and weight_decay >= 0, got lr={lr}, "
-            f"betas={tuple(betas)}, eps={eps}, weight_decay={decay}"
-        )

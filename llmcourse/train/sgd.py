@@ -20,14 +20,14 @@ as shrinking the weight; for Adam it is not (Loshchilov and Hutter 2017, arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from llmcourse.train.checked_optimizer import CheckedOptimizer
+
 # Of a group; one that was loaded may hold more.
-SETTINGS = ("lr", "momentum", "weight_decay", "nesterov")
 
 
 def sgd_step(
@@ -59,7 +59,7 @@ def sgd_step(
     return parameter - lr * direction, velocity
 
 
-class SGD(torch.optim.Optimizer):
+class SGD(CheckedOptimizer):
     """`sgd_step` on every parameter; equal to `torch.optim.SGD` without dampening.
 
     The state is named as torch names it, so that a `state_dict` of torch's can be loaded.
@@ -75,6 +75,8 @@ class SGD(torch.optim.Optimizer):
         ValueError: a setting out of range, of all groups or of one, or Nesterov without momentum.
     """
 
+    settings = ("lr", "momentum", "weight_decay", "nesterov")
+
     def __init__(
         self,
         parameters: Iterable,
@@ -89,75 +91,27 @@ class SGD(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
         }
-        _check(defaults)
         super().__init__(parameters, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, with the group's own settings checked first."""
-        _check(self.defaults | param_group)
-        super().add_param_group(param_group)
+    @staticmethod
+    def check(settings: dict[str, Any]) -> None:
+        lr, momentum, decay = settings["lr"], settings["momentum"], settings["weight_decay"]
+        if not (lr >= 0 and 0 <= momentum < 1 and decay >= 0):  # false for nan as well
+            raise ValueError(
+                f"need lr >= 0, 0 <= momentum < 1 and weight_decay >= 0, got lr={lr}, "
+                f"momentum={momentum}, weight_decay={decay}"
+            )
+        if settings["nesterov"] and not momentum:
+            raise ValueError("nesterov=True looks ahead along the momentum: it needs momentum > 0")
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; a state that means another rule is refused before anything changes.
-
-        Raises:
-            ValueError: a setting is missing, impossible, or one that this optimiser does not have.
-        """
-        check_loaded(state_dict, SETTINGS, "SGD")
-        for group in state_dict["param_groups"]:
-            _check(group)
-        super().load_state_dict(state_dict)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update from the gradients; parameters without one are left alone.
-
-        Returns:
-            What `closure` returned, if one was given: it computes the loss and the gradients anew.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            settings = {name: group[name] for name in SETTINGS}
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                velocity = self.state[parameter].get("momentum_buffer")
-                changed, velocity = sgd_step(parameter, parameter.grad, velocity, **settings)
-                parameter.copy_(changed)
-                if velocity is not None:
-                    self.state[parameter]["momentum_buffer"] = velocity
-        return loss
-
-
-def check_loaded(state_dict: dict[str, Any], settings: tuple[str, ...], name: str) -> None:
-    """Refuse a `state_dict` of another optimiser, or of options of torch's that are not here.
-
-    Args:
-        state_dict: what is to be loaded.
-        settings: what each of its groups must hold.
-        name: of the optimiser that loads, for the message.
-
-    Raises:
-        ValueError: as said.
-    """
-    for group in state_dict["param_groups"]:
-        missing = [setting for setting in settings if setting not in group]
-        if missing:
-            raise ValueError(f"this is not the state of {name}: its groups lack {missing}")
-        strange = [option for option in ("dampening", "maximize", "amsgrad") if group.get(option)]
-        if strange:
-            raise ValueError(f"this state was made with {strange}, which {name} does not have")
-
-
-def _check(settings: dict[str, Any]) -> None:
-    lr, momentum, decay = settings["lr"], settings["momentum"], settings["weight_decay"]
-    if not (lr >= 0 and 0 <= momentum < 1 and decay >= 0):  # false for nan as well
-        raise ValueError(
-            f"need lr >= 0, 0 <= momentum < 1 and weight_decay >= 0, got lr={lr}, "
-            f"momentum={momentum}, weight_decay={decay}"
-        )
-    if settings["nesterov"] and not momentum:
-        raise ValueError("nesterov=True looks ahead along the momentum: it needs momentum > 0")
+    def update(self, group: dict[str, Any]) -> None:
+        """One `sgd_step` of each of a group's parameters."""
+        settings = {name: group[name] for name in self.settings}
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            velocity = self.state[parameter].get("momentum_buffer")
+            changed, velocity = sgd_step(parameter, parameter.grad, velocity, **settings)
+            parameter.copy_(changed)
+            if velocity is not None:
+                self.state[parameter]["momentum_buffer"] = velocity
