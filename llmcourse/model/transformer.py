@@ -40,6 +40,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.windows = config.windows  # of every layer, asked for at every decoded token
         c, std = config.d_model, config.init_std
         # Each block adds to the residual stream twice. Shrinking what is added by the root of the
         # number of additions keeps the stream's size at the start the same at any depth.
@@ -117,12 +118,12 @@ class Transformer(nn.Module):
         if self.positions is not None:
             x = x + self.positions(positions.clamp(min=0))  # padding may take any row
         x = self.dropout(x)
-        config, sights = self.config, {}
-        for window in set(config.windows):
-            seen = visibility(window, config.sinks if window is not None else 0)
+        sights = {}
+        for window in set(self.windows):
+            seen = visibility(window, self.config.sinks if window is not None else 0)
             turn = self._turn(window, positions, x.dtype)
             sights[window] = Sight(seen, turn, cache, record)
-        for layer, (block, window) in enumerate(zip(self.blocks, config.windows)):
+        for layer, (block, window) in enumerate(zip(self.blocks, self.windows)):
             x = block(x, sights[window], layer)
         if cache is not None:
             cache.commit()
