@@ -2,6 +2,7 @@
 
     python benchmarks/bpe.py                       # train on 2 MB to 2,048 tokens, and encode
     python benchmarks/bpe.py --growth              # also how training grows, to 30 MB and 32,000
+    python benchmarks/bpe.py --growth --out notebooks/evidence/part04_bpe.json   # what Part 4 shows
 
 The text is on every machine: Python's language reference and the sources of its library. Ours and
 Hugging Face's Rust trainer take turns and cut the text by the same pattern; theirs may use all
@@ -16,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
+import platform
 import statistics
 import sysconfig
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +31,7 @@ import numpy as np
 from llmcourse.data import load_corpus
 from llmcourse.tokenizers import BPETokenizer
 from llmcourse.tokenizers.bpe_merge import merge
+from llmcourse.tokenizers.bpe_textbook import textbook_step
 from llmcourse.tokenizers.bpe_train import count_words, learn_merges
 from llmcourse.tokenizers.pretokenize import GPT4_PATTERN, split
 
@@ -66,8 +67,12 @@ def size_of(texts: list[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def train_theirs(texts: list[str], vocab_size: int) -> object:
-    """Hugging Face's trainer on the same cuts; returns the `tokenizers.Tokenizer`."""
+def train_theirs(texts: list[str], vocab_size: int, threads: bool = True) -> object:
+    """Hugging Face's trainer on the same cuts; returns the `tokenizers.Tokenizer`.
+
+    Without `threads` it keeps to one core, as ours does.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = str(threads).lower()
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -90,6 +95,10 @@ def seconds_of(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def quickest(run: Callable[[], object], rounds: int) -> float:
+    return min(seconds_of(run) for _ in range(rounds))
+
+
 def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The median seconds of each run, after one to warm up, interleaved."""
     for run in runs.values():
@@ -101,33 +110,14 @@ def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def textbook_step(words: list[tuple[list[int], int]], new: int) -> tuple[int, int]:
-    """One merge of the textbook: counts every pair, joins the best; returns which it was."""
-    pairs: Counter[tuple[int, int]] = Counter()
-    for ids, count in words:
-        for pair in itertools.pairwise(ids):
-            pairs[pair] += count
-    best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-    for place, (ids, count) in enumerate(words):
-        joined, at = [], 0
-        while at < len(ids):
-            if at + 1 < len(ids) and (ids[at], ids[at + 1]) == best:
-                joined.append(new)
-                at += 2
-            else:
-                joined.append(ids[at])
-                at += 1
-        words[place] = (joined, count)
-    return best
-
-
 def textbook_seconds(texts: list[str], tokenizer: BPETokenizer, steps: int, unique: bool) -> float:
     """What the textbook loop would take, from `steps` single merges along the way."""
     n_merges = len(tokenizer.merges)
     ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
     counts = count_words(texts)
     row = list(counts) if unique else [word for text in texts for word in split(text, GPT4_PATTERN)]
-    places = np.unique(np.linspace(0, n_merges - 1, steps).astype(int)).tolist()
+    # Closer together at the start, where the text shortens fastest.
+    places = np.unique((np.linspace(0, 1, steps) ** 2 * (n_merges - 1)).astype(int)).tolist()
     seconds = []
     for place in places:
         spelled = {
@@ -151,6 +141,7 @@ def training(args: argparse.Namespace) -> dict[str, float]:
     runs = {
         "ours": lambda: BPETokenizer.train(texts, args.vocab_size),
         "Rust (tokenizers)": lambda: train_theirs(texts, args.vocab_size),
+        "Rust, one thread": lambda: train_theirs(texts, args.vocab_size, threads=False),
     }
     seconds = in_turns(runs, args.rounds)
     words = count_words(texts)
@@ -190,25 +181,58 @@ def encoding(args: argparse.Namespace) -> dict[str, float]:
 
 
 def growth(args: argparse.Namespace) -> list[dict[str, float]]:
-    """Seconds by size of the text and of the vocabulary, ours and the Rust trainer's."""
+    """Seconds by size of the text and of the vocabulary, ours (in its two halves) and Rust's."""
     largest = max(args.sizes)
-    shapes = [(size, args.vocab_size) for size in args.sizes]
+    shapes = [(size, args.vocab_size) for size in sorted(args.sizes)]
     shapes += [(largest, vocab) for vocab in args.vocabularies if vocab != args.vocab_size]
-    rows = []
-    print("growth       bytes    words    tokens   ours (s)   Rust (s)")
+    rows: list[dict[str, float]] = []
+    print("growth       bytes    words    tokens   cut (s)  merge (s)   ours (s)   Rust (s)")
     for size, vocab in shapes:
-        texts = corpus(size)
-        made: list[BPETokenizer] = []
-        ours = seconds_of(lambda t=texts, v=vocab, m=made: m.append(BPETokenizer.train(t, v)))
-        theirs = seconds_of(lambda t=texts, v=vocab: train_theirs(t, v))
-        row = {"bytes": size_of(texts), "words": len(count_words(texts))}
-        row |= {"tokens": made[0].vocab_size, "ours": ours, "rust": theirs}
+        rounds = 3 if size <= 4_000_000 else 1  # short times are told from noise by repeating
+        if not rows or size != shapes[len(rows) - 1][0]:
+            texts = corpus(size)
+            words = count_words(texts)
+            cutting = quickest(lambda t=texts: count_words(t), rounds)
+        made: list[list[tuple[int, int]]] = []
+        merging = quickest(
+            lambda w=words, v=vocab, m=made: m.append(learn_merges(w, v - 256)), rounds
+        )
+        theirs = quickest(lambda t=texts, v=vocab: train_theirs(t, v), rounds)
+        row = {"bytes": size_of(texts), "words": len(words), "tokens": 256 + len(made[0])}
+        row |= {"cutting": cutting, "merging": merging, "ours": cutting + merging, "rust": theirs}
         rows.append(row)
         print(
-            f"  {row['bytes']:16,}{row['words']:9,}{row['tokens']:10,}{ours:11.2f}{theirs:11.2f}",
+            f"  {row['bytes']:16,}{row['words']:9,}{row['tokens']:10,}{cutting:10.2f}"
+            f"{merging:11.2f}{row['ours']:11.2f}{theirs:11.2f}",
             flush=True,
         )
     return rows
+
+
+def exponents(rows: list[dict[str, float]], vocab_size: int) -> dict[str, float]:
+    """The powers with which time grows: straight lines through the logarithms, least squares.
+
+    By bytes at `vocab_size` tokens, and by merges at the largest text. Cutting does not depend on
+    the vocabulary, so that only merging is fitted there.
+    """
+    by_size = [row for row in rows if row["tokens"] == vocab_size]
+    largest = max(row["bytes"] for row in rows)
+    by_vocab = [row for row in rows if row["bytes"] == largest]
+    found = {}
+    for name in ("cutting", "merging", "ours", "rust"):
+        if len(by_size) > 1:
+            found[f"{name} by bytes"] = _slope([(row["bytes"], row[name]) for row in by_size])
+    if len(by_size) > 1:
+        found["words by bytes"] = _slope([(row["bytes"], row["words"]) for row in by_size])
+    if len(by_vocab) > 1:
+        for name in ("merging", "rust"):
+            found[f"{name} by merges"] = _slope([(r["tokens"] - 256, r[name]) for r in by_vocab])
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _slope(pairs: list[tuple[float, float]]) -> float:
+    x, y = np.log(np.array(pairs)).T
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def main() -> None:
@@ -224,11 +248,21 @@ def main() -> None:
     parser.add_argument("--vocabularies", type=int, nargs="+", default=vocabularies)
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     args = parser.parse_args()
-    results: dict[str, object] = {"cores": os.cpu_count(), "numpy": np.__version__}
+    results: dict[str, object] = {
+        "text": "Python's language reference, then the sources of its standard library",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "cores": os.cpu_count(),
+        "vocab_size": args.vocab_size,
+        "bytes": args.bytes,
+    }
     results["training"] = training(args)
     results["encoding"] = encoding(args)
     if args.growth:
-        results["growth"] = growth(args)
+        rows = growth(args)
+        results["growth"] = rows
+        results["exponents"] = exponents(rows, args.vocab_size)
+        for name, value in results["exponents"].items():
+            print(f"  {name:<24}{value:10.2f} (power of growth)")
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
 

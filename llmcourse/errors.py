@@ -32,3 +32,7 @@ class WeightsError(CourseError, ValueError):
 
 class TrackingError(CourseError):
     """A tracker cannot start: a package is missing, the disk full, its file another run's."""
+
+
+class LostContact(CourseError):
+    """Another process of the same run ended or cannot be reached, so this one cannot go on."""

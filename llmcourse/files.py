@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -70,8 +70,11 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is an entry in the folder: without this, a power cut could still lose it.
+def sync_folder(folder: Path) -> None:
+    """Write a folder's list of names to the disk, where the system has a way to.
+
+    A rename is an entry in the folder: without this, a power cut could still lose it.
+    """
     # Windows cannot open folders and does not need to.
     if os.name == "nt":
         return

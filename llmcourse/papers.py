@@ -35,6 +35,7 @@ _TABLE = """
 1506.02438 | Schulman et al. | 2015 | Continuous Control Using Generalized Advantage Estimation
 1508.07909 | Sennrich et al. | 2015 | Neural Machine Translation of Rare Words with Subword Units
 1512.03385 | He et al. | 2015 | Deep Residual Learning for Image Recognition
+1604.06174 | Chen et al. | 2016 | Training Deep Nets with Sublinear Memory Cost
 1606.08415 | Hendrycks and Gimpel | 2016 | Gaussian Error Linear Units
 1607.06450 | Ba et al. | 2016 | Layer Normalization
 1608.03983 | Loshchilov and Hutter | 2016 | SGDR: Stochastic Gradient Descent with Warm Restarts
@@ -49,6 +50,7 @@ _TABLE = """
 1805.04833 | Fan et al. | 2018 | Hierarchical Neural Story Generation
 1904.09751 | Holtzman et al. | 2019 | The Curious Case of Neural Text Degeneration
 1909.05858 | Keskar et al. | 2019 | CTRL: A Conditional Transformer Language Model
+1909.08053 | Shoeybi et al. | 2019 | Megatron-LM: Training Multi-Billion Parameter Language Models
 1909.08593 | Ziegler et al. | 2019 | Fine-Tuning Language Models from Human Preferences
 1910.07467 | Zhang and Sennrich | 2019 | Root Mean Square Layer Normalization
 1911.02150 | Shazeer | 2019 | Fast Transformer Decoding: One Write-Head is All You Need
@@ -56,9 +58,11 @@ _TABLE = """
 2002.04745 | Xiong et al. | 2020 | On Layer Normalization in the Transformer Architecture
 2002.05202 | Shazeer | 2020 | GLU Variants Improve Transformer
 2004.05150 | Beltagy et al. | 2020 | Longformer: The Long-Document Transformer
+2006.15704 | Li et al. | 2020 | PyTorch Distributed: Accelerating Data Parallel Training
 2009.01325 | Stiennon et al. | 2020 | Learning to Summarize from Human Feedback
 2010.04245 | Henry et al. | 2020 | Query-Key Normalization for Transformers
 2012.14913 | Geva et al. | 2020 | Transformer Feed-Forward Layers Are Key-Value Memories
+2101.00027 | Gao et al. | 2021 | The Pile: An 800GB Dataset of Diverse Text for Language Modeling
 2101.03961 | Fedus et al. | 2021 | Switch Transformers
 2103.03404 | Dong et al. | 2021 | Attention is not all you need: Pure Attention Loses Rank
 2104.09864 | Su et al. | 2021 | RoFormer: Transformer with Rotary Position Embedding
@@ -74,6 +78,7 @@ _TABLE = """
 2210.10760 | Gao et al. | 2022 | Scaling Laws for Reward Model Overoptimization
 2211.17192 | Leviathan et al. | 2022 | Fast Inference from Transformers via Speculative Decoding
 2302.01318 | Chen et al. | 2023 | Accelerating LLM Decoding with Speculative Sampling
+2304.11277 | Zhao et al. | 2023 | PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel
 2305.07759 | Eldan and Li | 2023 | TinyStories
 2305.13245 | Ainslie et al. | 2023 | GQA: Training Generalized Multi-Query Transformers
 2305.18290 | Rafailov et al. | 2023 | Direct Preference Optimization
@@ -92,6 +97,7 @@ _TABLE = """
 2404.10830 | Ding et al. | 2024 | Fewer Truncations Improve Language Modeling
 2405.04434 | DeepSeek-AI | 2024 | DeepSeek-V2
 2405.18392 | Hägele et al. | 2024 | Scaling Laws and Compute-Optimal Training Beyond Fixed Durations
+2406.17557 | Penedo et al. | 2024 | The FineWeb Datasets: Decanting the Web for the Finest Text Data
 2407.01082 | Nguyen et al. | 2024 | Turning Up the Heat: Min-p Sampling
 2407.10671 | Yang et al. | 2024 | Qwen2 Technical Report
 2407.21783 | Grattafiori et al. | 2024 | The Llama 3 Herd of Models

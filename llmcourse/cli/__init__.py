@@ -22,6 +22,7 @@ COMMANDS = {
     "where": "find a name or a concept: file, line, part and paper",
     "data": "prepare text for training: shards of tokens with an index and checksums",
     "train": "train a model from a config file and flags",
+    "stages": "the models that later parts start from: list, build, report",
     "generate": "let a trained model write",
     "grade": "grade exercise notebooks or folders of them",
     "progress": "show which exercises you have solved",

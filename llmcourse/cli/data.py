@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcourse.options import read_options
-from llmcourse.tokenizers import END_OF_TEXT, ByteTokenizer, Tokenizer, load_tokenizer
+from llmcourse.tokenizers import (
+    END_OF_TEXT,
+    BPETokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 ACTIONS = {
     "prepare": "text files, JSONL, Parquet or a Hugging Face data set into token shards",
@@ -107,7 +113,9 @@ def _verify(options: Verify) -> int:
 
 
 def read_tokenizer(name: str) -> Tokenizer:
-    """The byte tokenizer for the name bytes, or the one a file holds as JSON (its `to_dict`).
+    """The byte tokenizer for the name bytes, or the one that a file holds.
+
+    The file is what `BPETokenizer.save` wrote, or any tokenizer's `to_dict` as JSON.
 
     Raises:
         ValueError: no such file, or no saved tokenizer in it.
@@ -118,7 +126,10 @@ def read_tokenizer(name: str) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"there is no tokenizer file {name}; give one, or the word bytes")
     try:
-        return load_tokenizer(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and "sha256" in data:  # as BPETokenizer.save seals it
+            return BPETokenizer.load(path)
+        return load_tokenizer(data)
     except ValueError as error:
         raise ValueError(f"{name} holds no tokenizer that can be read: {error}") from None
 

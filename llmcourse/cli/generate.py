@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
 
 def write(options: Generate, device: torch.device) -> Iterator[list[str]]:
     """At each step the new piece of each text; the prompts are not among them."""
-    loaded = checkpoint.load(options.checkpoint)
+    loaded = checkpoint.load(options.checkpoint, training=False)
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise CheckpointError(

@@ -26,6 +26,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from llmcourse.data.batches import IGNORE_INDEX, PAD_ID, Batch
-from llmcourse.data.checks import check_sizes
+from llmcourse.data.checks import check_sizes, token_row
 
 
 class PackedBatch(NamedTuple):
@@ -139,6 +140,37 @@ def pack(
             yield row
 
     return rows()
+
+
+def packed_rows(
+    documents: Sequence[Sequence[int]], context_length: int, batch_size: int
+) -> Iterator[PackedBatch]:
+    """One pass over some documents, packed: for measuring a loss, each target exactly once.
+
+    Args:
+        documents: ids of each; those of fewer than 2 tokens predict nothing and are passed over.
+        context_length: T, tokens.
+        batch_size: B, rows; the last batch may have fewer.
+
+    Raises:
+        ValueError: at the call: nothing to predict, ids that are not one row of integers, or a size
+            out of range.
+    """
+    check_sizes(context_length=context_length, batch_size=batch_size)
+    ids = [token_row(document, f"document {n}") for n, document in enumerate(documents)]
+    if not any(len(row) > 1 for row in ids):
+        raise ValueError("there is no document of at least 2 tokens, so nothing to predict")
+    # Longest first: best fit then leaves the least padding.
+    order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
+
+    def batches() -> Iterator[PackedBatch]:
+        rows = pack(((n, len(ids[n])) for n in order), context_length + 1)
+        while group := list(islice(rows, batch_size)):
+            yield packed_batch(
+                group, lambda piece: ids[piece.document][piece.start : piece.stop], context_length
+            )
+
+    return batches()
 
 
 def padding_of(rows: Sequence[Sequence[Piece]], row_tokens: int) -> float:

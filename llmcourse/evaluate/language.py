@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from llmcourse.data.batches import IGNORE_INDEX, Batch, document_aligned, encode_documents, windows
+from llmcourse.data.packing import PackedBatch, packed_rows
 from llmcourse.model import Transformer
 from llmcourse.tokenizers import Tokenizer
 from llmcourse.train.losses import bits_per_byte, cross_entropy, perplexity
@@ -50,7 +51,7 @@ class Score:
 
 
 @torch.no_grad()
-def total_loss(model: Transformer, batches: Iterable[Batch]) -> tuple[float, int]:
+def total_loss(model: Transformer, batches: Iterable[Batch | PackedBatch]) -> tuple[float, int]:
     """(nats, targets) summed over batches, in evaluation mode.
 
     Summed and divided once at the end: a mean of batch means would weigh a short last batch as much
@@ -66,7 +67,9 @@ def total_loss(model: Transformer, batches: Iterable[Batch]) -> tuple[float, int
     try:
         for batch in batches:
             targets = batch.targets.to(device)
-            logits = model(batch.inputs.to(device))
+            documents = getattr(batch, "documents", None)  # packed rows say what belongs together
+            packed = {} if documents is None else {"documents": documents.to(device)}
+            logits = model(batch.inputs.to(device), **packed)
             nats += float(cross_entropy(logits, targets, reduction="sum"))
             count += int((targets != IGNORE_INDEX).sum())
     finally:
@@ -96,21 +99,29 @@ def score_documents(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     batch_size: int = 16,
+    *,
+    cut: bool = False,
 ) -> Score:
     """Score whole documents, each from a clean start, its end included.
 
     A document is begun by the end-of-text token when the tokenizer has one: it says "a new text
     starts", so that the first byte is predicted too and the total is -log p of the whole text.
 
+    Args:
+        cut: score a document that is longer than the context in pieces, each from a clean start.
+
     Raises:
         ValueError: no documents, a tokenizer without an end-of-text token, or a document longer
-            than the context.
+            than the context and not to be cut.
     """
     if not any(texts):
         raise ValueError("there are no documents to score, or all of them are empty")
     rows = encode_documents(texts, tokenizer, end_of_text=True, start_of_text=True)
-    batches = document_aligned(
-        rows, model.config.context_length, batch_size, shuffle=False, epochs=1
-    )
+    context = model.config.context_length
+    batches: Iterable[Batch | PackedBatch]
+    if cut:
+        batches = packed_rows(rows, context, batch_size)
+    else:
+        batches = document_aligned(rows, context, batch_size, shuffle=False, epochs=1)
     nats, tokens = total_loss(model, batches)
     return Score(nats, tokens, sum(len(text.encode("utf-8")) for text in texts))

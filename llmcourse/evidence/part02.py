@@ -37,7 +37,7 @@ def recipe() -> dict[str, Any]:
             options.pop(key)
         options["model"] = stated(options["model"], ModelConfig)
         options["training"] = stated(options["training"], TrainConfig)
-        runs[name] = options
+        runs[name] = stated(options, TrainRun)
     return {
         "seeds": list(SEEDS),
         "runs": runs,

@@ -18,9 +18,17 @@ def stated(values: dict[str, Any], *kinds: type) -> dict[str, Any]:
         values: options by name, as `dataclasses.asdict` gives them.
         kinds: the dataclasses they are for.
     """
-    defaults = {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+    defaults = {f.name: _default(f) for kind in kinds for f in dataclasses.fields(kind)}
     return {
         name: value
         for name, value in values.items()
         if value is not None and (name not in defaults or value != defaults[name])
     }
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """As `dataclasses.asdict` would give it; a record that is made anew each time is one too."""
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    made = field.default_factory()
+    return dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made

@@ -217,7 +217,7 @@ def _draw(
             previous = torch.where(real[:, :end], previous, text[:, end - 1 : end])
     elif sampling.temperature == 0:
         # No rule can take the likeliest token away: spare the vocabulary its softmax and its sum.
-        best, token = logits.max(dim=-1)
+        best, token = logits[:, : sampling.vocabulary].max(dim=-1)
         if best.isfinite().all():  # damaged logits take the long way, which says so
             return token
     return sample_token(next_token_probabilities(logits, sampling, previous), generator)

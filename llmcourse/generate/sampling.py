@@ -33,6 +33,7 @@ class Sampling:
     top_p: float | None = None  # probability: keep the smallest set that holds this much
     min_p: float | None = None  # share of the likeliest token's probability that a token needs
     repetition_penalty: float = 1.0  # above 1 makes tokens that already occurred less likely
+    vocabulary: int | None = None  # ids from here on are never drawn: rows that only pad a table
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -48,6 +49,8 @@ class Sampling:
             raise ValueError(f"top_p={self.top_p} must be a probability in (0, 1], or None")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p={self.min_p} must be a share in [0, 1], or None")
+        if self.vocabulary is not None and self.vocabulary < 1:
+            raise ValueError(f"vocabulary={self.vocabulary} must be at least 1, or None")
         if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
             raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
 
@@ -67,6 +70,12 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
         best.scatter_(-1, logits.argmax(dim=-1, keepdim=True), True)
         return logits.masked_fill(~best, -math.inf)
     return logits / temperature
+
+
+def keep_vocabulary(logits: Tensor, size: int) -> Tensor:
+    """Forbid ids from `size` on, (..., V): the table has rows that stand for no token."""
+    forbidden = torch.arange(logits.shape[-1], device=logits.device) >= size  # (V,)
+    return logits.masked_fill(forbidden, -math.inf)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -139,6 +148,8 @@ def next_token_probabilities(
             "the logits contain NaN or infinity: the model's weights or its input are damaged"
         )
     logits = logits.float()
+    if sampling.vocabulary is not None:
+        logits = keep_vocabulary(logits, sampling.vocabulary)
     if sampling.repetition_penalty != 1.0:
         if previous is None:
             raise ValueError("a repetition penalty needs the previous ids")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcourse.generate.decode import generate, stream
+from llmcourse.generate.sampling import Sampling
 from llmcourse.model import Transformer
 from llmcourse.tokenizers import Tokenizer
 
@@ -69,6 +71,7 @@ def stream_texts(
 ) -> Iterator[list[str]]:
     """As `stream_text` for many prompts together: at each step the new piece of each, or ""."""
     ids, padding, stops = encode_prompts(model, tokenizer, prompts, stop)
+    options = _within(tokenizer, model, options)
     tokens = stream(model, ids, max_new_tokens, padding=padding, stop=stops, **options)
     return _pieces(tokens, tokenizer, stops)
 
@@ -116,6 +119,7 @@ def generate_text(
         ValueError: no prompt, an empty prompt, an unknown stop token, or what `generate` refuses.
     """
     ids, padding, stops = encode_prompts(model, tokenizer, prompts, stop)
+    options = _within(tokenizer, model, options)
     written = generate(model, ids, max_new_tokens, padding=padding, stop=stops, **options)
     texts = []
     for row in written[:, ids.shape[1] :].tolist():
@@ -141,3 +145,11 @@ def encode_prompts(
         [[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device
     )
     return ids, None if real.all() else real, stops
+
+
+def _within(tokenizer: Tokenizer, model: Transformer, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, told of the vocabulary where the model's table has more rows than it."""
+    if model.config.vocab_size <= tokenizer.vocab_size:
+        return options
+    sampling = options.get("sampling") or Sampling()
+    return options | {"sampling": replace(sampling, vocabulary=tokenizer.vocab_size)}

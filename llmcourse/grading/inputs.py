@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -60,6 +61,24 @@ class Draw:
         """Rotary positions of its own: x (T, width) and positions (T,) -> x turned (T, width)."""
         return rotation(self.uniform(0.3, 1.2, width // 2))
 
+    def orders(self, n: int) -> Callable[[int], Tensor]:
+        """A shuffle for each epoch: epoch -> 0 to n - 1 in an order of its own, (n,) int64."""
+        first = self.integer(0, 10**6)
+
+        def function(epoch: int) -> Tensor:
+            return torch.randperm(n, generator=torch.Generator().manual_seed(first + epoch))
+
+        return function
+
+    def losses(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A smooth loss for each row: weight (C,) and batch (N, C) -> (N,)."""
+        steepness = self.number(0.5, 1.5)
+
+        def function(weight: Tensor, batch: Tensor) -> Tensor:
+            return torch.log1p(torch.exp(-steepness * (batch @ weight)))  # (N,)
+
+        return function
+
     def scores(self, vocabulary: int) -> Callable[[Tensor], Tensor]:
         """A fixed stand-in for a language model: ids (B, T) -> logits (B, T, vocabulary).
 
@@ -75,13 +94,13 @@ class Draw:
         return function
 
 
-class Narrow(Tensor):
-    """Queries that refuse to meet all keys at once, as fast memory on a device would.
+class Watched(Tensor):
+    """A tensor that refuses to become too much at once, as a small memory would.
 
-    Whatever is computed from them raises MemoryError when one of its axes has the forbidden length.
+    Whatever is computed from it raises MemoryError when `rule` finds fault with its shape.
     """
 
-    forbidden: int = -1  # keys in all
+    rule: Callable[[tuple[int, ...]], str | None]
     # What comes of these is no table of scores any more; watching it on would only cost time.
     released = frozenset({"exp", "sum", "amax", "softmax", "logsumexp", "detach"})
 
@@ -92,13 +111,13 @@ class Narrow(Tensor):
         result = super().__torch_function__(func, types, args, kwargs or {})
         if isinstance(result, cls):
             flat = [y for x in args for y in (x if isinstance(x, list | tuple) else [x])]
-            found = [x.forbidden for x in flat if isinstance(x, cls)]
-            result.forbidden = max(found, default=cls.forbidden)
-            if result.forbidden in result.shape:
-                raise MemoryError(
-                    f"scores of shape {tuple(result.shape)}: there is no room for all "
-                    f"{result.forbidden} keys at once, only for a tile of them"
-                )
+            rules = [x.rule for x in flat if isinstance(x, cls) and hasattr(x, "rule")]
+            if not rules:
+                return result.as_subclass(Tensor)
+            result.rule = rules[0]
+            fault = result.rule(tuple(result.shape))
+            if fault:
+                raise MemoryError(fault)
             if func.__name__ in cls.released:
                 return result.as_subclass(Tensor)
         return result
@@ -111,9 +130,44 @@ def narrow(q: Tensor, keys: int) -> Tensor:
     """q, which must not be multiplied with as many keys at once."""
     if keys in q.shape:
         raise ValueError(f"q of shape {tuple(q.shape)} has an axis of length {keys} already")
-    q = q.as_subclass(Narrow)
-    q.forbidden = keys
-    return q
+
+    def rule(shape: tuple[int, ...]) -> str | None:
+        if keys not in shape:
+            return None
+        return (
+            f"scores of shape {shape}: there is no room for all {keys} keys at once, only for a "
+            f"tile of them"
+        )
+
+    return _watched(q, rule)
+
+
+def bounded(x: Tensor, most: int) -> Tensor:
+    """x, of which nothing with more than `most` numbers may be made."""
+    if x.numel() > most:
+        raise ValueError(f"x of shape {tuple(x.shape)} has more than {most} numbers already")
+
+    def rule(shape: tuple[int, ...]) -> str | None:
+        if math.prod(shape) <= most:
+            return None
+        return f"a tensor of shape {shape}: there is no room for it, only for {most} numbers"
+
+    return _watched(x, rule)
+
+
+def _watched(x: Tensor, rule: Callable[[tuple[int, ...]], str | None]) -> Tensor:
+    x = x.as_subclass(Watched)
+    x.rule = rule
+    return x
+
+
+def rolled(n: int) -> Callable[[int], Tensor]:
+    """An order for each epoch: that of epoch e begins with e and goes round, (n,) int64."""
+
+    def function(epoch: int) -> Tensor:
+        return torch.arange(n).roll(-epoch)
+
+    return function
 
 
 def rotation(rates: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from llmcourse.model.products import Product, plain_product
+
 
 class Linear(nn.Module):
     """y = x Wᵀ + b: every output is a weighted sum of all inputs.
@@ -36,14 +38,14 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
+        self.product: Product = plain_product  # `products.set_products` may set another
         self.weight = nn.Parameter(torch.empty(d_out, d_in).normal_(0.0, std, generator=generator))
         self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         if x.shape[-1] != self.d_in:
             raise ValueError(f"Linear expects inputs of width {self.d_in}, got {tuple(x.shape)}")
-        y = x @ self.weight.T
-        return y if self.bias is None else y + self.bias
+        return self.product(x, self.weight, self.bias)  # x Wᵀ + b
 
     def extra_repr(self) -> str:
         return f"{self.d_in} -> {self.d_out}, bias={self.bias is not None}"

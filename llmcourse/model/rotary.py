@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,12 +146,34 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (..., T, D) in the dtype of x.
     """
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return _Rotation.apply(x, cos, sin)
+    return _turned(x, cos, sin)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     r = cos.shape[-1]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x[..., :r], x[..., r : 2 * r]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    rest = () if x.shape[-1] == 2 * r else (x[..., 2 * r :],)
-    return torch.cat((*turned, *rest), dim=-1)
+    # (first cos - second sin, second cos + first sin), over whole rows and in place: a forward pass
+    # through memory for each product would cost more than the products.
+    across = torch.cat((second, first), dim=-1).mul_(torch.cat((-sin, sin), dim=-1))
+    turned = across.addcmul_(x[..., : 2 * r], torch.cat((cos, cos), dim=-1))
+    return turned if x.shape[-1] == 2 * r else torch.cat((turned, x[..., 2 * r :]), dim=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """Turning; its gradient is turned back: the transpose of a rotation is the inverse one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate(slope, cos, -sin), None, None
 
 
 def rotate_reference(x: Tensor, position: int, rope: Rope) -> Tensor:

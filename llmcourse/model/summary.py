@@ -49,10 +49,10 @@ class Summary:
         """What a float32 training step must keep between forward and backward (fused attention).
 
         Per token and block: what attention and the feed-forward network read (2 C), queries, keys,
-        values and the heads' output, the inputs of the norms (RMSNorm also keeps its result), and
-        the feed-forward network before and after its activation. Turned or normalised queries and
-        keys are new tensors. On top: what the output layer reads, the last norm's input, and the
-        log-probabilities the loss keeps. The mask of a window is not counted.
+        values and the heads' output, the inputs of the norms, and the feed-forward network before
+        and after its activation. Turned or normalised queries and keys are new tensors. On top:
+        what the output layer reads, the last norm's input, and the log-probabilities the loss
+        keeps. The mask of a window is not counted.
 
         Raises:
             ValueError: a model with latent attention, for which this is not worked out.
@@ -69,10 +69,10 @@ class Summary:
         if c.qk_norm == "width":
             attention += h + 2 * g
         if c.qk_norm != "none":
-            attention += h + g + (c.n_heads + c.n_kv_heads if c.qk_norm == "head" else 2)
+            attention += c.n_heads + c.n_kv_heads if c.qk_norm == "head" else 2  # inverse sizes
         hidden = 4 if c.feed_forward == "gated" else 3 if c.activation == "relu2" else 2
         feed_forward = c.d_model + hidden * c.d_ff
-        norm = {"layer": c.d_model + 2, "rms": 2 * c.d_model + 1, "none": 0}[c.norm]
+        norm = {"layer": c.d_model + 2, "rms": c.d_model + 1, "none": 0}[c.norm]
         norms = 4 if c.norm_placement == "sandwich" else 2
         last_norm = 0 if c.norm_placement == "post" else norm
         head = c.vocab_size * (1 if c.logit_softcap is None else 2)

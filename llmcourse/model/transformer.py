@@ -22,6 +22,8 @@ from llmcourse.model.config import FREE, ModelConfig
 from llmcourse.model.layers import Dropout, Embedding, Linear
 from llmcourse.model.masks import Visibility, positions_in_documents, positions_of
 from llmcourse.model.positions import LearnedPositions, SinusoidalPositions
+from llmcourse.model.products import Product, multiplying, plain_product
+from llmcourse.model.recompute import recomputed
 from llmcourse.model.rotary import RotaryTable
 from llmcourse.model.self_attention import KeyValueStore, Sight
 
@@ -41,6 +43,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.windows = config.windows  # of every layer, asked for at every decoded token
+        self.product: Product = plain_product  # of the tied output layer; see `set_products`
+        self.recompute = False  # whether blocks run again in the backward pass (recompute.py)
+        self.generator = generator
         c, std = config.d_model, config.init_std
         # Each block adds to the residual stream twice. Shrinking what is added by the root of the
         # number of additions keeps the stream's size at the start the same at any depth.
@@ -123,15 +128,24 @@ class Transformer(nn.Module):
             seen = visibility(window, self.config.sinks if window is not None else 0)
             turn = self._turn(window, positions, x.dtype)
             sights[window] = Sight(seen, turn, cache, record)
+        # Not with a cache or a record: a second run would write into them a second time.
+        again = self.recompute and cache is None and record is None and torch.is_grad_enabled()
+        draws = self.training and self.config.dropout > 0
         for layer, (block, window) in enumerate(zip(self.blocks, self.windows)):
-            x = block(x, sights[window], layer)
+            if again:
+                x = recomputed(
+                    block, x, sights[window], layer, draws=draws, generator=self.generator
+                )
+            else:
+                x = block(x, sights[window], layer)
         if cache is not None:
             cache.commit()
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V). With tied weights: how well does each token's own vector match?"""
-        y = hidden @ self.embedding.weight.T if self.head is None else self.head(hidden)
+        tied = self.head is None
+        y = self.product(hidden, self.embedding.weight) if tied else self.head(hidden)
         cap = self.config.logit_softcap
         return y if cap is None else cap * torch.tanh(y / cap)
 
@@ -173,6 +187,9 @@ class Transformer(nn.Module):
             owner = other.get_submodule(module)
             store = owner._parameters if leaf in owner._parameters else owner._buffers
             store[leaf] = tensor
+        for module in multiplying(other):
+            module.product = self.product
+        other.recompute = self.recompute
         return other.train(self.training)
 
     def n_parameters(self) -> int:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,14 @@ from llmcourse.devices import describe_device, resolve_device
 from llmcourse.evaluate.language import Score, score_documents, score_text
 from llmcourse.evaluate.tales_report import tales_report
 from llmcourse.model import Transformer
-from llmcourse.options import as_dict
 from llmcourse.runs.choices import TrainRun
 from llmcourse.runs.prepare import Prepared, prepare
-from llmcourse.train import StepRecord, checkpoint, train, training_steps
+from llmcourse.runs.saving import Saving
+from llmcourse.runs.text import ShardCorpus
+from llmcourse.runs.tracking import open_tracker
+from llmcourse.tokenizers import END_OF_TEXT
+from llmcourse.train import StepRecord, TrainState, checkpoint, parallel, train, training_steps
+from llmcourse.train.processes import Processes
 
 INDENT = " " * 12  # of everything that stands beside a label
 
@@ -39,45 +44,91 @@ class Result:
     out: Path  # the checkpoint's folder
 
 
-def perform(options: TrainRun, *, progress: bool = True) -> Result:
+def perform(options: TrainRun, *, progress: bool = True) -> Result | None:
     """Train as `options` say, report on standard output, save a checkpoint.
 
+    Under `torchrun` every process calls this; the main one reports and writes.
+
+    Returns:
+        What the run ended with; None if a signal ended it early, after it had been saved, and for
+        processes that do not report.
+
     Raises:
-        ValueError: an absent device, or choices that do not fit the corpus.
-        CourseError: the corpus cannot be had.
+        ValueError: an absent device, or choices that do not fit the corpus or one another.
+        CourseError: the corpus cannot be had, the checkpoint to go on from is damaged or of another
+            run, or another process was lost.
         FloatingPointError: the loss stopped being a number.
     """
-    device = _device(options)
-    _say("device", describe_device(device))
-    made = prepare(options, device)
-    _say("corpus", made.corpus.description)
-    _say("model", _describe(made.model))
+    with _processes(options) as processes:
+        return _perform(options, processes, progress and processes.main)
+
+
+def steps_of(options: TrainRun) -> Iterator[StepRecord]:
+    """The run's updates one by one, silent, nothing validated or saved: the same numbers."""
+    with _processes(options) as processes:
+        made = prepare(options, processes)
+        yield from training_steps(made.model, made.batches, options.training, processes=processes)
+
+
+def _processes(options: TrainRun) -> Processes:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return parallel.start(options.parallel, resolve_device(options.device))
+
+
+def _perform(options: TrainRun, processes: Processes, progress: bool) -> Result | None:
+    say = _say if processes.main else _silent
+    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    say("device", describe_device(processes.device) + many)
+    made = prepare(options, processes)
+    say("corpus", made.corpus.description)
+    say("model", _describe(made.model))
     plan = options.training
-    _say(
-        "training",
-        f"{plan.steps:,} steps of {options.batch_size} rows, {plan.optimizer}, {plan.precision}",
-    )
+    say("training", _plan(options, processes))
+    state = TrainState(made.model, made.batches, plan, processes=processes)
+    saving = Saving(options, made, state)
+    history = saving.resume()
+    if state.step:
+        say("resumed", f"after {state.step:,} of {plan.steps:,} steps")
+    if state.products != plan.products:
+        say("products", f"{state.products}, the faster way to multiply on this machine")
+    peak = None
+    if progress:
+        from llmcourse.train.speed import matmul_peak
+
+        peak = matmul_peak(processes.device, plan.precision, state.products) * processes.world_size
+    tracker = open_tracker(options, state) if processes.main else nullcontext()
     started = time.perf_counter()
-    history = train(
-        made.model,
-        made.batches,
-        plan,
-        evaluate=made.evaluate,
-        sample=made.sample,
-        progress=progress,
-    )
+    with tracker as running:
+        history = train(
+            made.model,
+            made.batches,
+            plan,
+            evaluate=made.evaluate,
+            sample=made.sample,
+            state=state,
+            history=history,
+            checkpoints=saving.checkpoints,
+            tracker=running,
+            peak_flops=peak,
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
     if not history.records:
         raise ValueError("stopped before the first step; nothing was saved")
+    if saving.stopped:
+        say("stopped", f"by a signal after {state.step:,} steps; go on with the flag --resume")
+        return None
+    whole = processes.whole(made.model)
+    if not processes.main:
+        return None
     if history.samples:
-        _say("sample", _block(printable(history.samples[-1][1])))
-    score, floor = _measure(options, made)
+        say("sample", _block(printable(history.samples[-1][1])))
+    score, floor = _measure(options, made, whole)
     memory = peak_memory()
     speed = f"{seconds:.0f} s, {history.tokens_per_second:,.0f} tokens/s"
-    _say("time", f"{speed}, peak memory {memory / 1e6:,.0f} MB{_gpu_memory(device)}")
-    notes = {
-        "run": as_dict(options),
-        "corpus_fingerprint": made.corpus.fingerprint,
+    say("time", f"{speed}, peak memory {memory / 1e6:,.0f} MB{_gpu_memory(processes.device)}")
+    notes = saving.notes | {
         "validation": {
             "nats_per_byte": score.nats_per_byte,
             "bits_per_byte": score.bits_per_byte,
@@ -86,45 +137,51 @@ def perform(options: TrainRun, *, progress: bool = True) -> Result:
         },
     }
     saved = checkpoint.save(
-        options.out, made.model, tokenizer=made.tokenizer, history=history, notes=notes
+        options.out, whole, tokenizer=made.tokenizer, history=history, notes=notes
     )
-    _say("saved", _block(f'{saved}\ntry: llmcourse generate --checkpoint "{saved}"'))
+    say("saved", _block(f'{saved}\ntry: llmcourse generate --checkpoint "{saved}"'))
     return Result(score, floor, made.corpus.validation, seconds, memory, Path(saved))
 
 
-def steps_of(options: TrainRun) -> Iterator[StepRecord]:
-    """The run's updates one by one, silent, nothing validated or saved: the same numbers."""
-    made = prepare(options, _device(options))
-    yield from training_steps(made.model, made.batches, options.training)
+def _plan(options: TrainRun, processes: Processes) -> str:
+    plan = options.training
+    rows = options.batch_size * plan.accumulate * processes.data_size
+    made_of = [f"{options.batch_size} a batch"] if rows != options.batch_size else []
+    made_of += [f"{plan.accumulate} batches an update"] if plan.accumulate > 1 else []
+    made_of += [f"{processes.data_size} shares"] if processes.data_size > 1 else []
+    detail = f" ({', '.join(made_of)})" if made_of else ""
+    return f"{plan.steps:,} steps of {rows} rows{detail}, {plan.optimizer}, {plan.precision}"
 
 
-def _device(options: TrainRun) -> torch.device:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return resolve_device(options.device)
-
-
-def _measure(options: TrainRun, made: Prepared) -> tuple[Score, float | None]:
+def _measure(options: TrainRun, made: Prepared, model: Transformer) -> tuple[Score, float | None]:
     """Score all held-out text and say so; on the tales, also hold the model against the truth."""
-    if options.batching == "sliding":
-        score = score_text(made.model, made.tokenizer, made.corpus.validation_text)
-        _say("validation", str(score))
-        return score, None
-    if options.corpus != "tales":
-        score = score_documents(made.model, made.tokenizer, made.corpus.validation)
-        _say("validation", str(score))
-        return score, None
-    sampler = torch.Generator(next(made.model.parameters()).device).manual_seed(options.seed)
-    report = tales_report(
-        made.model,
-        made.tokenizer,
-        made.corpus.validation,
-        n_stories=options.judged_stories,
-        generator=sampler,
-    )
-    _say("validation", str(report.score))
-    _say("village", _block(str(report)))
-    return report.score, report.floor_nats_per_byte
+    corpus, tokenizer = made.corpus, made.tokenizer
+    if options.corpus == "tales" and options.batching != "sliding" and _fit(model, made):
+        sampler = torch.Generator(next(model.parameters()).device).manual_seed(options.seed)
+        report = tales_report(
+            model,
+            tokenizer,
+            corpus.validation,
+            n_stories=options.judged_stories,
+            generator=sampler,
+        )
+        _say("validation", str(report.score))
+        _say("village", _block(str(report)))
+        return report.score, report.floor_nats_per_byte
+    whole = isinstance(corpus, ShardCorpus) and END_OF_TEXT in tokenizer.special_tokens
+    if options.batching != "sliding" or whole:
+        cut = options.batching != "documents"
+        score = score_documents(model, tokenizer, corpus.validation, cut=cut)
+    else:
+        score = score_text(model, tokenizer, corpus.validation_text)
+    _say("validation", str(score))
+    return score, None
+
+
+def _fit(model: Transformer, made: Prepared) -> bool:
+    """Whether each held-out story fits into the context whole; cut ones have no exact floor."""
+    longest = max(len(made.tokenizer.encode(story)) for story in made.corpus.validation)
+    return longest < model.config.context_length  # and the tokens before and after it
 
 
 def _describe(model: Transformer) -> str:
@@ -166,6 +223,10 @@ def _say(what: str, text: str) -> None:
     if not text.startswith("\n"):
         text = textwrap.fill(INDENT + text, 100, subsequent_indent=INDENT).lstrip()
     print(f"{what:<12}{text}".rstrip(), flush=True)
+
+
+def _silent(what: str, text: str) -> None:
+    """What all but the main process say."""
 
 
 def _block(text: str) -> str:

@@ -12,51 +12,81 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmcourse.show.ablations import plot_ablation
+    from llmcourse.show.agreement import plot_accumulation, plot_agreement, plot_resume
     from llmcourse.show.attention import plot_attention
     from llmcourse.show.cache import plot_cache_memory
+    from llmcourse.show.compression import plot_compression
     from llmcourse.show.curves import plot_history
+    from llmcourse.show.gradient_range import plot_gradient_range
     from llmcourse.show.masks import plot_visibility
+    from llmcourse.show.merges import plot_merges
+    from llmcourse.show.packing import plot_packing
     from llmcourse.show.positions import plot_position_similarity, plot_positions
+    from llmcourse.show.precision import plot_formats, plot_spacing
     from llmcourse.show.rotary import plot_frequencies, plot_relative_score, plot_rotation
     from llmcourse.show.running import plot_running_maximum
     from llmcourse.show.sampling import plot_distribution, plot_sampling
     from llmcourse.show.scaling import plot_scaling
+    from llmcourse.show.scaling_laws import plot_bpe_growth, plot_scaling_law
+    from llmcourse.show.schedules import plot_gradient_norm, plot_schedules
     from llmcourse.show.style import applied, figure
+    from llmcourse.show.throughput import plot_ladder, plot_profile
     from llmcourse.show.tiles import plot_tiles
+    from llmcourse.show.token_boxes import plot_tokenizations
     from llmcourse.show.tokens import token_labels
     from llmcourse.show.widgets import (
         LiveCurve,
         attention_explorer,
+        bpe_stepper,
         cache_calculator,
         flash_stepper,
         rotary_explorer,
         sampling_playground,
+        schedule_designer,
     )
 
 __all__ = [
     "LiveCurve",
     "applied",
     "attention_explorer",
+    "bpe_stepper",
     "cache_calculator",
     "figure",
     "flash_stepper",
     "plot_ablation",
+    "plot_accumulation",
+    "plot_agreement",
     "plot_attention",
+    "plot_bpe_growth",
     "plot_cache_memory",
+    "plot_compression",
     "plot_distribution",
+    "plot_formats",
     "plot_frequencies",
+    "plot_gradient_norm",
+    "plot_gradient_range",
     "plot_history",
+    "plot_ladder",
+    "plot_merges",
+    "plot_packing",
     "plot_position_similarity",
     "plot_positions",
+    "plot_profile",
     "plot_relative_score",
+    "plot_resume",
     "plot_rotation",
     "plot_running_maximum",
     "plot_sampling",
     "plot_scaling",
+    "plot_scaling_law",
+    "plot_schedules",
+    "plot_spacing",
     "plot_tiles",
+    "plot_tokenizations",
     "plot_visibility",
     "rotary_explorer",
     "sampling_playground",
+    "schedule_designer",
     "token_labels",
 ]
 
@@ -64,26 +94,44 @@ _HOME = {
     "LiveCurve": "widgets",
     "applied": "style",
     "attention_explorer": "widgets",
+    "bpe_stepper": "widgets",
     "cache_calculator": "widgets",
     "figure": "style",
     "flash_stepper": "widgets",
     "plot_ablation": "ablations",
+    "plot_accumulation": "agreement",
+    "plot_agreement": "agreement",
     "plot_attention": "attention",
     "plot_cache_memory": "cache",
+    "plot_compression": "compression",
     "plot_distribution": "sampling",
+    "plot_formats": "precision",
     "plot_frequencies": "rotary",
+    "plot_gradient_norm": "schedules",
+    "plot_gradient_range": "gradient_range",
     "plot_history": "curves",
+    "plot_ladder": "throughput",
+    "plot_merges": "merges",
+    "plot_packing": "packing",
     "plot_position_similarity": "positions",
     "plot_positions": "positions",
+    "plot_profile": "throughput",
     "plot_relative_score": "rotary",
+    "plot_resume": "agreement",
     "plot_rotation": "rotary",
     "plot_running_maximum": "running",
     "plot_sampling": "sampling",
+    "plot_bpe_growth": "scaling_laws",
     "plot_scaling": "scaling",
+    "plot_scaling_law": "scaling_laws",
+    "plot_schedules": "schedules",
+    "plot_spacing": "precision",
     "plot_tiles": "tiles",
+    "plot_tokenizations": "token_boxes",
     "plot_visibility": "masks",
     "rotary_explorer": "widgets",
     "sampling_playground": "widgets",
+    "schedule_designer": "widgets",
     "token_labels": "tokens",
 }
 

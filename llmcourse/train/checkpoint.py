@@ -1,29 +1,30 @@
 """Checkpoints: a folder of safetensors and JSON that is whole or not there.
 
-Taught in Part 2; Part 4 adds the optimiser and exact resume. Nothing is ever unpickled: a
-safetensors file holds numbers and names, and JSON holds the rest, so that opening a stranger's
-checkpoint cannot run a stranger's code.
+Taught in Part 2; Part 4 adds the training state and with it exact resume. Nothing is ever
+unpickled: a safetensors file holds numbers and names, and JSON holds the rest, so that opening a
+stranger's checkpoint cannot run a stranger's code.
 
-A save first writes the weights under a name made from their own checksum, and only then replaces
-`checkpoint.json`, which says which file belongs to it. That one small rename is the moment the new
-checkpoint begins to exist; a crash before it leaves the old one complete. Whenever it comes, a
-crash leaves at most orphaned files, which the next save clears away.
+A save first writes the weights, and the training state if there is one, under names made from their
+own checksums, and only then replaces `checkpoint.json`, which says which files belong to it. That
+one small rename is the moment the new checkpoint begins to exist; a crash before it leaves the old
+one complete. Whenever it comes, a crash leaves at most orphaned files, which the next save clears
+away.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from llmcourse import __version__
 from llmcourse.errors import CheckpointError
@@ -31,13 +32,45 @@ from llmcourse.files import atomic_write
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.model.summary import summary
 from llmcourse.tokenizers import Tokenizer, load_tokenizer
+from llmcourse.train.checkpoint_files import (
+    FORMAT,
+    MANIFEST,
+    clear_orphans,
+    entry_of,
+    read_file,
+    read_manifest,
+    sealed,
+    verify,
+)
 from llmcourse.train.history import History
 
-MANIFEST = "checkpoint.json"
-# Weights of earlier checkpoints, and what a save that was killed had under temporary names.
-ORPHANS = ("weights-*.safetensors", ".weights-*.tmp", f".{MANIFEST}.*.tmp")
+if TYPE_CHECKING:
+    from llmcourse.train.state import TrainState
+
+__all__ = ["MANIFEST", "Checkpoint", "SavedTraining", "load", "save", "verify"]
+
 MOST_NUMBERS = 2**40  # parameters: 4 TB in float32
-FORMAT = 1  # raised whenever an older reader would misunderstand a newer file
+
+
+@dataclass(frozen=True)
+class SavedTraining:
+    """What a run carries beside its weights, as `llmcourse.train.state.TrainState` gave it."""
+
+    tensors: dict[str, Tensor]  # on the CPU
+    facts: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Updates the run had made."""
+        return self.facts["step"]
+
+    def restore(self, state: TrainState) -> None:
+        """Put `state` where the run stood; the weights are `Checkpoint.restore`'s.
+
+        Raises:
+            CheckpointError: another config, optimiser or other data; nothing has been changed.
+        """
+        state.load(self.tensors, self.facts)
 
 
 @dataclass(frozen=True)
@@ -48,6 +81,34 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     history: History | None
     notes: dict[str, Any] = field(default_factory=dict)  # whatever was worth keeping beside it
+    training: SavedTraining | None = None  # what it takes to go on; None: not saved, or not read
+
+    def restore(self, state: TrainState) -> None:
+        """Put `state` and the weights of its model where the run stood; it goes on from there.
+
+        Raises:
+            CheckpointError: there is no training state, or it is that of another run: of another
+                model, config, optimiser or of other data. Nothing has been changed then.
+        """
+        if self.training is None:
+            raise CheckpointError(
+                "this checkpoint holds a model but no training state: it can be used and tuned, "
+                "but the run that made it cannot be resumed from it"
+            )
+        config = getattr(state.model, "config", None)
+        if config != self.model.config:
+            raise CheckpointError(
+                f"cannot resume with another model: {_difference(self.model.config, config)}"
+            )
+        weights = self.model.state_dict()
+        for name, tensor in state.model.state_dict().items():
+            if tensor.dtype != weights[name].dtype:
+                raise CheckpointError(
+                    f"cannot resume with another model: {name} was {weights[name].dtype} and is "
+                    f"{tensor.dtype}"
+                )
+        self.training.restore(state)  # refuses before it changes anything
+        state.model.load_state_dict(weights)
 
 
 def save(
@@ -57,55 +118,79 @@ def save(
     tokenizer: Tokenizer | None = None,
     history: History | None = None,
     notes: dict[str, Any] | None = None,
+    state: TrainState | None = None,
 ) -> Path:
     """Write a checkpoint folder; an existing checkpoint there is replaced in one step.
+
+    Args:
+        path: the folder.
+        model: its weights and its config.
+        tokenizer, history, notes: kept beside it.
+        state: what it takes to resume the run; None saves the model alone.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: `notes` holds something JSON cannot say.
+        TypeError: `notes` or the state's facts hold something JSON cannot say.
+        ValueError: the state's batches cannot say where they stand.
         FileExistsError: `path` is a file.
-        OSError: the disk refused; the old checkpoint is untouched.
+        OSError: the disk refused (full, read-only); the old checkpoint is untouched.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a checkpoint is a folder")
-    weights = save_safetensors(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    )
-    checksum = hashlib.sha256(weights).hexdigest()
-    weights_name = f"weights-{checksum[:16]}.safetensors"
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "llmcourse": __version__,
         "config": model.config.to_dict(),
-        "weights": {"file": weights_name, "bytes": len(weights), "sha256": checksum},
         "tokenizer": tokenizer.to_dict() if tokenizer is not None else None,
         "history": json.loads(history.to_json()) if history is not None else None,
         "notes": notes or {},
     }
-    text = json.dumps(manifest, indent=1)  # before any file is touched: it may refuse
-    atomic_write(folder / weights_name, weights)
-    atomic_write(folder / MANIFEST, text)
-    for pattern in ORPHANS:
-        for orphan in folder.glob(pattern):
-            if orphan.name != weights_name:
-                with contextlib.suppress(OSError):
-                    orphan.unlink()
+    facts = state.facts() if state is not None else None
+    json.dumps([manifest, facts])  # before any file is touched: it may refuse
+    training = _bytes_of(state.tensors()) if state is not None else None
+    is_new = not folder.exists()
+    try:
+        if training is not None:
+            manifest["training"] = entry_of("training", training) | {"facts": facts}
+            atomic_write(folder / manifest["training"]["file"], training)
+            del training  # twice the size of the weights
+        weights = _bytes_of(model.state_dict())
+        manifest["weights"] = entry_of("weights", weights)
+        atomic_write(folder / manifest["weights"]["file"], weights)
+        atomic_write(folder / MANIFEST, sealed(manifest))
+    except BaseException as error:
+        # What was written already may be what fills the disk.
+        clear_orphans(folder)
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(
+                error.errno, f"{error.strerror}: {folder} was not saved; {_what_is_left(folder)}"
+            ) from error
+        raise
+    clear_orphans(folder)
     return folder
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint folder written by `save`, verifying every byte of the weights.
+def load(path: str | os.PathLike[str], *, training: bool = True) -> Checkpoint:
+    """Read a checkpoint folder written by `save`, verifying every byte that is read.
+
+    Args:
+        path: the folder.
+        training: read the training state as well, if there is one. It is about twice the size of
+            the weights, and only a run that resumes needs it.
 
     Raises:
         CheckpointError: nothing there, a damaged or truncated file, a format this version cannot
             read, or weights that do not fit the config; the message says which.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
-    weights = _read_weights(folder, manifest["weights"])
+    manifest = read_manifest(folder)
+    weights = _tensors(folder, manifest["weights"])
     try:
         config = ModelConfig.from_dict(manifest["config"])
     except (ValueError, TypeError) as error:
@@ -131,6 +216,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
             history=History.from_json(json.dumps(history)) if history else None,
             notes=manifest.get("notes") or {},
+            training=_training(folder, manifest.get("training")) if training else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
@@ -138,45 +224,37 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {folder}: expected a folder that holds {MANIFEST}, "
-            f"as written by llmcourse.train.checkpoint.save or `llmcourse train`"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or not {"format", "config", "weights"} <= manifest.keys():
-        raise CheckpointError(f"{path} is not a checkpoint: format, config or weights is missing")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {manifest['format']}; this version of llmcourse reads {FORMAT}"
-        )
-    entry = manifest["weights"]
-    if not isinstance(entry, dict) or not {"file", "bytes", "sha256"} <= entry.keys():
-        raise CheckpointError(f"{path} does not say which weights belong to it")
-    return manifest
+def _bytes_of(tensors: dict[str, Tensor]) -> bytes:
+    return save_safetensors({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
 
 
-def _read_weights(folder: Path, entry: dict[str, Any]) -> dict[str, torch.Tensor]:
-    # A name with a folder in it could point anywhere on the disk.
-    path = folder / Path(str(entry["file"])).name
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete")
-    data = path.read_bytes()
-    if len(data) != entry["bytes"]:
-        raise CheckpointError(
-            f"{path} is truncated: {len(data):,} bytes of {entry['bytes']:,}; take it from a copy"
-        )
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise CheckpointError(f"{path} is damaged: its checksum is not the one that was saved")
+def _tensors(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
+    data = read_file(folder, entry)
     try:
         return load_safetensors(data)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{folder / Path(str(entry['file'])).name} is not a safetensors file: {error}"
+        ) from error
+
+
+def _training(folder: Path, entry: dict[str, Any] | None) -> SavedTraining | None:
+    return None if entry is None else SavedTraining(_tensors(folder, entry), entry["facts"])
+
+
+def _what_is_left(folder: Path) -> str:
+    if (folder / MANIFEST).exists():
+        return "the checkpoint that was there is untouched"
+    return "there was no checkpoint there before"
+
+
+def _difference(old: ModelConfig, new: Any) -> str:
+    """The first field in which two model configs differ, in words."""
+    if not isinstance(new, ModelConfig):
+        return f"it was a Transformer, this one has the config {new!r}"
+    before, now = old.to_dict(), new.to_dict()
+    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
 
 
 def _check_names(folder: Path, model: Transformer, weights: dict[str, torch.Tensor]) -> None:

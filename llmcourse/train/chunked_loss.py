@@ -88,14 +88,20 @@ def chunked_cross_entropy(
     return total / len(rows) if reduction == "mean" else total
 
 
-def chunked_next_token_loss(model: Transformer, batch: Batch) -> Tensor:
+def chunked_next_token_loss(model: Transformer, batch: Batch, chunk_tokens: int = 1024) -> Tensor:
     """`next_token_loss` for the training loop, without ever holding all the logits.
 
-    The matrix is the embedding table where the model ties the two, and its head otherwise.
+    The matrix is the embedding table where the model ties the two, and its head otherwise. Packed
+    rows bring their documents.
     """
     weight = model.embedding.weight if model.head is None else model.head.weight
+    hidden = model.hidden(batch.inputs, documents=getattr(batch, "documents", None))  # (B, T, C)
     return chunked_cross_entropy(
-        model.hidden(batch.inputs), weight, batch.targets, softcap=model.config.logit_softcap
+        hidden,
+        weight,
+        batch.targets,
+        softcap=model.config.logit_softcap,
+        chunk_tokens=chunk_tokens,
     )
 
 

@@ -15,11 +15,17 @@ class StepRecord:
     step: int  # updates made, 1 for the first; record 1 holds the untouched model's loss
     loss: float  # nats per token
     learning_rate: float
-    gradient_norm: float  # before clipping
+    gradient_norm: float | None  # before clipping; None where it overflowed and no step was taken
     tokens: int  # targets learned from since the start
     seconds: float  # since the start, evaluation and samples left out
     validation_loss: float | None = None  # nats per token, after the update; None if not measured
     sample: str | None = None  # text the model wrote after the update
+    loss_scale: float | None = None  # what the loss was multiplied by; None where it was not
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the gradients overflowed, in float16, and the weights were left as they were."""
+        return self.gradient_norm is None
 
 
 @dataclass

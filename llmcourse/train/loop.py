@@ -1,9 +1,11 @@
 """The training loop, all of it, in one place.
 
-Taught in Part 2 and used, unchanged in shape, by every later part. The loop is a generator: each
-`next` makes one update and hands out its record, so that whoever drives it (a progress bar, a live
-chart, a notebook cell that stops when it has seen enough) simply iterates. What differs between
-pre-training, fine-tuning and reward modelling is the `loss` function that is passed in.
+Taught in Part 2 and used by every later part; Part 4 lets it add up several batches for one update,
+scale the loss for float16, train on several processes, and go on where it was stopped. The loop is
+a generator: each `next` makes one update and hands out its record, so that whoever drives it (a
+progress bar, a live chart, a notebook cell that stops when it has seen enough) simply iterates.
+What differs between pre-training, fine-tuning and reward modelling is the `loss` function that is
+passed in.
 """
 
 from __future__ import annotations
@@ -11,181 +13,217 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from llmcourse.data.batches import IGNORE_INDEX, Batch
+from llmcourse.train.config import TrainConfig
 from llmcourse.train.history import History, StepRecord
-from llmcourse.train.losses import cross_entropy
-from llmcourse.train.optimizers import clip_gradient_norm, make_optimizers
-from llmcourse.train.schedules import warmup_cosine
+from llmcourse.train.objective import Loss, n_targets
+from llmcourse.train.processes import Processes
+from llmcourse.train.schedules import learning_rate
+from llmcourse.train.state import TrainState
 
-CHOICES = {"optimizer": ("adamw", "muon"), "precision": ("float32", "bfloat16")}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; what to train on and what model are arguments of `train`."""
-
-    steps: int  # updates
-    learning_rate: float = 1e-3  # at the peak
-    min_learning_rate: float = 1e-4  # at the end
-    optimizer: str = "adamw"  # "muon" updates the blocks' matrices by Muon, the rest by AdamW
-    muon_learning_rate: float = 0.02  # at the peak, for Muon; follows the same schedule
-    warmup_steps: int = 50  # updates
-    weight_decay: float = 0.1  # fraction of a matrix taken off per update, times the learning rate
-    beta1: float = 0.9  # memory of the gradient's mean
-    beta2: float = 0.99  # memory of its square
-    clip_norm: float = 1.0  # largest joint norm of all gradients
-    evaluate_every: int = 0  # updates between validations; 0 means only after the last
-    sample_every: int = 0  # updates between samples; 0 means only after the last
-    precision: str = "float32"  # "bfloat16" runs the matrix products in half the bits
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be at least 1")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} must be at least 0 and below steps={self.steps}"
-            )
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate} must be a number above 0")
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate={self.min_learning_rate} must lie between 0 and "
-                f"learning_rate={self.learning_rate}"
-            )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        if self.weight_decay < 0 or not self.clip_norm > 0:
-            raise ValueError("weight_decay must be at least 0 and clip_norm greater than 0")
-        if self.evaluate_every < 0 or self.sample_every < 0:
-            raise ValueError("evaluate_every and sample_every must be at least 0")
-        if not self.muon_learning_rate > 0:
-            raise ValueError(f"muon_learning_rate={self.muon_learning_rate} must be above 0")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {list(allowed)}"
-                )
-
-
-def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the next token, in nats, over the targets that count."""
-    return cross_entropy(model(batch.inputs), batch.targets)
+if TYPE_CHECKING:
+    from llmcourse.train.checkpoints import Checkpoints
+    from llmcourse.train.tracking import Tracker
 
 
 def training_steps(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     config: TrainConfig,
     *,
-    loss: Callable[[nn.Module, Batch], Tensor] = next_token_loss,
+    loss: Loss | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     sample: Callable[[nn.Module], str] | None = None,
+    processes: Processes | None = None,
+    state: TrainState | None = None,
 ) -> Iterator[StepRecord]:
     """Train `model` in place, one update per iteration.
 
     Args:
         model: its parameters are changed; it is in training mode while a step runs.
-        batches: where batches come from; must not end before `config.steps` updates.
+        batches: where batches come from; must not end before the last update. Each is a named tuple
+            of tensors; its targets say how much it weighs among those of the same update.
         config: steps, learning rate, precision and the rest.
-        loss: (model, batch) -> scalar in nats.
+        loss: (model, batch) -> scalar in nats, a mean over the batch's targets; None is the
+            next-token loss.
         evaluate: model -> validation loss in nats, called without gradients, in evaluation mode.
         sample: model -> text, likewise.
+        processes: those that train together, each on its share of the batches; None is one alone.
+        state: where to go on, made for this model, these batches and this config; None begins anew.
+            At every yield it describes exactly the updates made so far.
 
     Yields:
-        A `StepRecord` after each update.
+        A `StepRecord` after each update. Loss and tokens are those of all processes together.
 
     Raises:
-        ValueError: the batches ran out.
+        ValueError: the batches ran out, or a state of another run.
         FloatingPointError: the loss or its gradient stopped being finite; the model is left as it
-            was before that step.
+            was before that step. In float16 such a step is left out, and the run goes on with a
+            smaller loss scale.
     """
-    device = next(model.parameters()).device
-    optimizers = make_optimizers(model, config)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    peaks = [group["lr"] for group in groups]
+    if state is None:
+        state = TrainState(model, batches, config, loss=loss, processes=processes)
+    elif state.model is not model or state.config != config:
+        raise ValueError("the state was made for another model or config than the loop is given")
+    parameters = list(model.parameters())
     model.zero_grad()  # what an earlier experiment left behind must not join the first step
-    source = iter(batches)
-    tokens, seconds = 0, 0.0
-    for step in range(1, config.steps + 1):
+    for step in range(state.step + 1, config.steps + 1):
         started = time.perf_counter()
-        batch = next(source, None)
-        if batch is None:
-            raise ValueError(
-                f"the batches ran out after {step - 1} of {config.steps} steps; "
-                f"pass an endless iterator or ask for fewer steps"
-            )
-        batch = Batch(batch.inputs.to(device), batch.targets.to(device))
-        rate = warmup_cosine(
+        rate = learning_rate(
             step - 1,
+            schedule=config.schedule,
             peak=config.learning_rate,
             warmup_steps=config.warmup_steps,
             total_steps=config.steps,
             floor=config.min_learning_rate,
         )
-        for group, peak in zip(groups, peaks, strict=True):
-            group["lr"] = peak * rate / config.learning_rate
-
+        state.set_rate(rate)
         model.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            value = loss(model, batch)
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the loss became {value.item()} at step {step}; usual causes are a learning rate "
-                f"that is too high (here {rate:.2g}) and a batch with bad values"
-            )
-        value.backward()
-        norm = clip_gradient_norm(model.parameters(), config.clip_norm)
-        if not math.isfinite(norm):
+        mean, tokens = _gradients(state, _next_batches(state, step))
+        finite = state.scaler.unscale_(parameters) if state.scaler else True
+        finite = state.processes.all(finite)  # each may see only its pieces, and all must agree
+        norm = None
+        if finite and math.isfinite(mean):
+            norm = state.processes.clip_gradient_norm(parameters, config.clip_norm)
+        if norm is None or not math.isfinite(norm):
             model.zero_grad()
-            raise FloatingPointError(
-                f"the gradient became {norm} at step {step} although the loss was {value.item()}; "
-                f"usual causes are a division by zero and the root or logarithm of zero"
-            )
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+            if state.scaler is None:
+                raise FloatingPointError(_what_went_wrong(step, mean, norm, rate))
+            norm = None
+        else:
+            for optimizer in state.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        scale = state.scaler.state.scale if state.scaler else None
+        if state.scaler:
+            state.scaler.update(norm is not None)
+        state.step, state.tokens = step, state.tokens + tokens
+        state.seconds += time.perf_counter() - started
 
-        tokens += int((batch.targets != IGNORE_INDEX).sum())
-        seconds += time.perf_counter() - started
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), state.processes.evaluating(state.wrapped):
             measured = evaluate and _due(step, config.evaluate_every, config)
             validation = evaluate(model) if measured else None
             text = sample(model) if sample and _due(step, config.sample_every, config) else None
-        yield StepRecord(step, value.item(), rate, norm, tokens, seconds, validation, text)
+        yield StepRecord(
+            step, mean, rate, norm, state.tokens, state.seconds, validation, text, scale
+        )
+
+
+def _next_batches(state: TrainState, step: int) -> list[Any]:
+    """The batches of one update, on the model's device."""
+    batches = []
+    for _ in range(state.config.accumulate):
+        batch = next(state.batches, None)
+        if batch is None:
+            raise ValueError(
+                f"the batches ran out after {step - 1} of {state.config.steps} steps; "
+                f"pass an endless iterator or ask for fewer steps"
+            )
+        batches.append(type(batch)(*(field.to(state.device) for field in batch)))
+    return batches
+
+
+def _gradients(state: TrainState, batches: list[Any]) -> tuple[float, int]:
+    """Backward through every batch: the parameters then hold the gradient of the joint mean.
+
+    A mean of means would be wrong where batches have unequally many targets. So each batch's mean
+    is weighted by its share of all targets, those of other processes included.
+
+    Returns:
+        The joint mean loss and the number of targets.
+    """
+    processes, precision = state.processes, state.config.precision
+    counts = [n_targets(batch) for batch in batches]
+    total = processes.sum(sum(counts))
+    # The processes' gradients are averaged when they are exchanged, and shall be added.
+    shares = [count / total * processes.data_size for count in counts]
+    mean: Tensor | float = 0.0
+    for number, (batch, share) in enumerate(zip(batches, shares), start=1):
+        with processes.accumulating(state.wrapped, last=number == len(batches)):
+            with torch.autocast(
+                state.device.type,
+                torch.float16 if precision == "float16" else torch.bfloat16,
+                enabled=precision != "float32",
+            ):
+                value = state.objective(batch) * share
+            (state.scaler.scale(value) if state.scaler else value).backward()
+        mean = mean + value.detach()  # not yet a number: a GPU need not be waited for here
+    return processes.sum(float(mean)) / processes.data_size, int(total)
+
+
+def _what_went_wrong(step: int, mean: float, norm: float | None, rate: float) -> str:
+    if not math.isfinite(mean):
+        return (
+            f"the loss became {mean} at step {step}; usual causes are a learning rate "
+            f"that is too high (here {rate:.2g}) and a batch with bad values"
+        )
+    return (
+        f"the gradient became {norm} at step {step} although the loss was {mean}; "
+        f"usual causes are a division by zero and the root or logarithm of zero"
+    )
 
 
 def train(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     config: TrainConfig,
     *,
-    loss: Callable[[nn.Module, Batch], Tensor] = next_token_loss,
+    loss: Loss | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     sample: Callable[[nn.Module], str] | None = None,
+    processes: Processes | None = None,
+    state: TrainState | None = None,
+    history: History | None = None,
+    checkpoints: Checkpoints | None = None,
+    tracker: Tracker | None = None,
+    peak_flops: float | None = None,
     progress: bool = True,
 ) -> History:
     """`training_steps` to the end, with a progress bar; returns the history.
 
-    The arguments are those of `training_steps`. Stopping it by hand (Ctrl-C, or the notebook's stop
-    button) loses nothing: the history so far is returned and the model keeps what it has learned.
+    The first arguments are those of `training_steps`. Stopping it by hand (Ctrl-C, or the
+    notebook's stop button) loses nothing: the history so far is returned and the model keeps what
+    it has learned.
+
+    Args:
+        history: what a resumed run has behind it; it is continued.
+        checkpoints: where and how often to save; a signal saves and ends the run.
+        tracker: a started tracker, told of every update.
+        peak_flops: the machine's matrix FLOPs per second, all processes together, for the share of
+            them that the model uses (MFU) in the progress bar. For a `Transformer` only.
     """
     from tqdm.auto import tqdm
 
-    history = History()
-    steps = training_steps(model, batches, config, loss=loss, evaluate=evaluate, sample=sample)
-    with tqdm(total=config.steps, disable=not progress, unit="step") as bar:
+    state = state or TrainState(model, batches, config, loss=loss, processes=processes)
+    history = history or History()
+    steps = training_steps(model, batches, config, evaluate=evaluate, sample=sample, state=state)
+    bar = tqdm(
+        total=config.steps,
+        initial=state.step,
+        disable=not (progress and state.processes.main),
+        unit="step",
+    )
+    begun = (state.tokens, state.seconds)
+    with bar, checkpoints.watch(state) if checkpoints else nullcontext():
         try:
             for record in steps:
                 history.records.append(record)
-                bar.set_postfix_str(_postfix(record), refresh=False)
+                speed = (record.tokens - begun[0]) / max(record.seconds - begun[1], 1e-9)
+                if tracker is not None:
+                    _track(tracker, record, speed)
+                bar.set_postfix_str(_postfix(model, record, speed, peak_flops), refresh=False)
                 bar.update()
+                if checkpoints is not None:
+                    checkpoints.consider(model, state, record, history)
+                    if checkpoints.stopped:
+                        bar.set_postfix_str(f"stopped by a signal after {record.step} steps")
+                        break
         except KeyboardInterrupt:
             bar.set_postfix_str(f"stopped by hand after {len(history.records)} steps")
     return history
@@ -195,8 +233,29 @@ def _due(step: int, every: int, config: TrainConfig) -> bool:
     return step == config.steps or (every > 0 and step % every == 0)
 
 
-def _postfix(record: StepRecord) -> str:
-    text = f"loss {record.loss:.3f}, {record.tokens / record.seconds:,.0f} tokens/s"
+def _track(tracker: Tracker, record: StepRecord, speed: float) -> None:
+    tracker.log(
+        record.step,
+        {
+            "loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "gradient_norm": record.gradient_norm,
+            "tokens": record.tokens,
+            "tokens_per_second": speed,
+            "loss_scale": record.loss_scale,
+            "validation_loss": record.validation_loss,
+        },
+    )
+    if record.sample is not None:
+        tracker.text(record.step, "sample", record.sample)
+
+
+def _postfix(model: nn.Module, record: StepRecord, speed: float, peak_flops: float | None) -> str:
+    text = f"loss {record.loss:.3f}, {speed:,.0f} tokens/s"
+    if peak_flops:
+        from llmcourse.model.summary import summary
+
+        text += f", MFU {speed * summary(model.config).training_flops_per_token / peak_flops:.0%}"
     if record.validation_loss is not None:
         text += f", validation {record.validation_loss:.3f}"
     return text

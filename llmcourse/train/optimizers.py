@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from llmcourse.train.muon import Muon
+from llmcourse.train.sgd import SGD
 
 if TYPE_CHECKING:
-    from llmcourse.train.loop import TrainConfig
+    from llmcourse.train.config import TrainConfig
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of a run: AdamW for everything, or Muon for the blocks and AdamW for the rest.
+    """The optimisers of a run: AdamW or SGD for everything, or Muon for the blocks beside AdamW.
 
     Muon is meant for matrices that map a hidden state to a hidden state. Tables that are looked up
     (embeddings, positions, the output head) and vectors stay with AdamW.
@@ -28,6 +29,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     if config.optimizer == "adamw":
         groups = decay_groups(model.parameters(), config.weight_decay)
         return [torch.optim.AdamW(groups, lr=config.learning_rate, **adam)]
+    if config.optimizer == "sgd":
+        groups = decay_groups(model.parameters(), config.weight_decay)
+        return [SGD(groups, lr=config.learning_rate, momentum=config.beta1)]
     hidden = [p for p in hidden_matrices(model) if p.requires_grad]
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in chosen]

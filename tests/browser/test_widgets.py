@@ -218,3 +218,55 @@ def test_stepper_walks_through_the_tiles(modern, tmp_path: Path):
     modern.press("row in the tile", "ArrowRight", times=1)
     wait_for_words(modern, "Query 5 is done")
     modern.page.screenshot(path=tmp_path / "stepper.png")
+
+
+SCALING_UP = (
+    "from llmcourse import show\nfrom llmcourse.tokenizers import BPETokenizer",
+    "tokenizer = BPETokenizer.train(['low lower lowest slow slower slowest'] * 3, 268)\n"
+    "merges = show.bpe_stepper(['low lower lowest', 'slow slower'], tokenizer)\nmerges",
+    "designer = show.schedule_designer(schedule='cosine', total=1000, step=400)\ndesigner",
+    "import matplotlib.pyplot as plt\nmerges.static()\nplt.show()\ndesigner.static()\nplt.show()",
+)
+
+
+@pytest.fixture(scope="module")
+def scaling_up(course, browser):
+    """A notebook with the two widgets of Part 4."""
+    cells = [nbformat.v4.new_code_cell(source) for source in SCALING_UP]
+    opened = course.open(browser, notebook_of(course, "scaling_up.ipynb", cells))
+    opened.cells_run = opened.run_all()
+    yield opened
+    opened.close()
+
+
+def test_scaling_up_widgets_appear_and_say_only_what_is_stable(scaling_up):
+    plain = [
+        "".join(output["data"]["text/plain"])
+        for cell in scaling_up.cells_run[1:3]
+        for output in cell["outputs"]
+    ]
+    assert plain == ["BPEStepper(up to 40 merges)", "ScheduleDesigner(4 schedules)"]
+    assert len(scaling_up.views()) == 2
+    assert scaling_up.page.locator(".jp-RenderedImage img").count() == 2  # the static figures
+
+
+def test_arrow_keys_make_one_merge_after_the_other(scaling_up, tmp_path: Path):
+    assert "0 merges: vocabulary" in the(scaling_up.views(), "tokens per byte")
+    scaling_up.press("merges", "ArrowRight", times=2)
+    wait_for_words(scaling_up, "2 merges: vocabulary 258, 16 bytes in 10 tokens")
+    wait_for_words(scaling_up, "lo + w → low")
+    scaling_up.press("merges", "ArrowLeft", times=1)
+    wait_for_words(scaling_up, "1 merge: vocabulary 257, 16 bytes in 13 tokens")
+    scaling_up.screenshot(tmp_path / "merges.png")
+    assert (tmp_path / "merges.png").stat().st_size > 10_000
+
+
+def test_designer_moves_with_the_resumed_step(scaling_up, tmp_path: Path):
+    before = the(scaling_up.views(), "tokens per byte")
+    wait_for_words(scaling_up, "Step 400: rate")
+    scaling_up.press("resume at step", "ArrowRight", times=3)
+    wait_for_words(scaling_up, "Step 403: rate")
+    scaling_up.press("warm-up share", "ArrowRight", times=5)
+    wait_for_words(scaling_up, "Warm-up of 100 updates")
+    assert the(scaling_up.views(), "tokens per byte") == before  # the other widget is still
+    scaling_up.screenshot(tmp_path / "designer.png")

@@ -8,7 +8,7 @@ import pytest
 
 from llmcourse.cli import main
 from llmcourse.data.shards import Shards
-from llmcourse.tokenizers import END_OF_TEXT, CharacterTokenizer
+from llmcourse.tokenizers import END_OF_TEXT, BPETokenizer, CharacterTokenizer
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_a_tokenizer_of_ones_own(llmcourse, stories, tmp_path):
     shards = Shards(out, tokenizer)
     assert shards.tokenizer.decode(shards.tokens(0, 4)) == f"one{END_OF_TEXT}"
     assert shards.index["dtype"] == "uint32"
+
+
+def test_a_bpe_tokenizer_as_it_was_saved(llmcourse, stories, tmp_path):
+    saved, out = tmp_path / "bpe.json", tmp_path / "out"
+    tokenizer = BPETokenizer.train(["one three one three"], 262, (END_OF_TEXT,))
+    tokenizer.save(saved)
+    words = ("--output", out, "--tokenizer", saved, "--workers", 1)
+    assert llmcourse("data", "prepare", stories, *words).code == 0
+    shards = Shards(out, tokenizer)
+    assert shards.tokenizer.decode(shards.tokens(0, shards.n_tokens).tolist()).startswith("one")
+    saved.write_text(saved.read_text().replace("6", "7"))
+    answer = llmcourse("data", "prepare", stories, "--output", tmp_path / "no", *words[2:])
+    assert answer.code == 2 and "bpe.json" in answer.err
 
 
 def test_several_inputs_and_processes(llmcourse, stories, tmp_path):

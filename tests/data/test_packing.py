@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcourse.data import IGNORE_INDEX
-from llmcourse.data.packing import Piece, pack, packed_batch, padding_of, pieces_of
+from llmcourse.data.packing import (
+    Piece,
+    pack,
+    packed_batch,
+    packed_rows,
+    padding_of,
+    pieces_of,
+)
 from llmcourse.model import ModelConfig, Transformer
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
@@ -170,3 +177,30 @@ class TestPackedBatch:
     def test_a_piece_of_another_length(self):
         with pytest.raises(ValueError, match=r"has 3 tokens, got shape \(2,\)"):
             packed_batch([[Piece(0, 0, 3)]], lambda piece: [1, 2], 4)
+
+
+class TestPackedRows:
+    @quick
+    @given(lengths_strategy, st.integers(1, 12), st.integers(1, 4))
+    def test_one_pass_has_every_target_once(self, lengths, context_length, batch_size):
+        documents = distinct(lengths)
+        expected = sorted(pair for d in documents for pair in itertools.pairwise(d))
+        if not expected:
+            with pytest.raises(ValueError, match="nothing to predict"):
+                packed_rows(documents, context_length, batch_size)
+            return
+        batches = list(packed_rows(documents, context_length, batch_size))
+        assert all(len(batch.inputs) == batch_size for batch in batches[:-1])
+        found = [
+            (int(i), int(t))
+            for batch in batches
+            for i, t in zip(batch.inputs.flatten(), batch.targets.flatten())
+            if t != IGNORE_INDEX
+        ]
+        assert sorted(found) == expected
+
+    def test_what_cannot_be_packed(self):
+        with pytest.raises(ValueError, match="document 1"):
+            packed_rows([[1, 2], [[3]]], 4, 1)
+        with pytest.raises(ValueError, match="batch_size"):
+            packed_rows([[1, 2]], 4, 0)

@@ -91,6 +91,22 @@ class TestScoreDocuments:
         twice = score_documents(model, TOKENIZER, ["abc"] * 5)
         assert twice.nats == pytest.approx(5 * math.log(8), abs=1e-4)
 
+    def test_a_long_one_can_be_cut_and_short_ones_share_rows(self, model):
+        short, long = "a cat", TEXT[:40]
+        with pytest.raises(ValueError, match="context_length 16"):
+            score_documents(model, TOKENIZER, [short, long])
+        score = score_documents(model, TOKENIZER, [short, long, short], batch_size=2, cut=True)
+        end = [TOKENIZER.special_id(END_OF_TEXT)]
+        nats, tokens = 0.0, 0
+        for text in (short, long, short):
+            ids = end + TOKENIZER.encode(text) + end
+            for start in range(0, len(ids) - 1, 16):  # neighbours share a token
+                nats += surprise(model, ids[start : start + 17])
+            tokens += len(ids) - 1
+        assert score.nats == pytest.approx(nats, abs=1e-4)
+        assert score.tokens == tokens
+        assert score.bytes == sum(len(t.encode()) for t in (short, long, short))
+
     def test_what_cannot_be_scored(self, model):
         for texts in ([], ["", ""]):
             with pytest.raises(ValueError, match="no documents to score"):

@@ -14,6 +14,7 @@ from llmcourse.generate.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_vocabulary,
     next_token_probabilities,
     penalise_repetition,
     sample_token,
@@ -287,3 +288,15 @@ class TestSampleToken:
                 if wanted is None and held > points[row].item() * total:
                     wanted = token
             assert a[row] == wanted
+
+
+class TestVocabulary:
+    def test_ids_that_stand_for_nothing_are_never_drawn(self):
+        logits = torch.tensor([[0.0, 1.0, 2.0, 9.0], [5.0, 0.0, 0.0, 5.0]])
+        kept = keep_vocabulary(logits, 3)
+        assert kept[:, :3].equal(logits[:, :3]) and (kept[:, 3] == -INF).all()
+        probabilities = next_token_probabilities(logits, Sampling(vocabulary=3))
+        torch.testing.assert_close(probabilities[:, :3], logits[:, :3].softmax(-1))
+        assert (probabilities[:, 3] == 0).all()
+        with pytest.raises(ValueError, match="vocabulary=0"):
+            Sampling(vocabulary=0)

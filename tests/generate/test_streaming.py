@@ -97,3 +97,16 @@ class TestStreamText:
             stream_text(model, BYTES, "a", 40)
         with pytest.raises(ValueError, match="put it in a list"):
             stream_texts(model, BYTES, "abc", 5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_only_pad_the_table_are_never_written(temperature):
+    config = ModelConfig(vocab_size=300, context_length=40, n_layers=1, n_heads=2, d_model=16)
+    model = Transformer(config, seeded(1))
+    with torch.no_grad():  # they would win every time
+        model.embedding.weight[257:] = 100 * model.embedding.weight[65]
+    sampling = Sampling(temperature=temperature)
+    options = {"sampling": sampling, "generator": seeded(2)}
+    [text] = generate_text(model, BYTES, ["abc"], 20, **options)
+    options = {"sampling": sampling, "generator": seeded(2)}
+    assert "".join(stream_text(model, BYTES, "abc", 20, **options)) == text

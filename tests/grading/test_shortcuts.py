@@ -10,7 +10,7 @@ import torch
 
 from llmcourse.grading.core import assess
 from llmcourse.grading.guard import Guard, ShortcutUsed, resolve
-from llmcourse.grading.inputs import narrow
+from llmcourse.grading.inputs import bounded, narrow
 from llmcourse.grading.records import PARTS, exercises, find
 
 OWN = "the work is your own"
@@ -51,6 +51,19 @@ LIBRARY = {
     "3.11": ("llmcourse.generate.speculative", "residual"),
     "3.12": ("llmcourse.model.latent_attention", "LatentAttention"),
     "3.13": ("llmcourse.model.flash", "flash_forward"),
+    "4.1": ("llmcourse.tokenizers.bpe_merge", "merge_once"),
+    "4.2": ("llmcourse.tokenizers.bpe_train", "learn_merges"),
+    "4.3": ("llmcourse.tokenizers.bpe_merge", "merge"),
+    "4.4": ("llmcourse.train.schedules", "warmup_stable_decay"),
+    "4.5": ("llmcourse.train.adamw", "adamw_step"),
+    "4.6": ("llmcourse.train.muon", "orthogonalise"),
+    "4.7": ("llmcourse.train.loop", "train"),
+    "4.8": ("llmcourse.train.scaler", "LossScaler"),
+    "4.9": ("llmcourse.evaluate.scaling_law", "fit"),
+    "4.10": ("llmcourse.data.batches", "sliding_window"),
+    "4.11": ("llmcourse.data.packing", "packed_batch"),
+    "4.12": ("llmcourse.model.feed_forward", "FeedForward"),
+    "4.13": ("llmcourse.train.chunked_loss", "chunked_cross_entropy"),
 }
 TORCH = {
     "1.2": [
@@ -97,6 +110,22 @@ TORCH = {
     ],
     "3.13": [
         lambda q, k, v, block: torch.nn.functional.scaled_dot_product_attention(q, k, v),
+    ],
+    "4.5": [
+        lambda p, g, m, v, t, lr, betas, eps, decay: torch.optim.AdamW(
+            [p], lr=lr, betas=betas, eps=eps, weight_decay=decay
+        ),
+        lambda p, g, m, v, t, lr, betas, eps, decay: torch.optim.Adam([p], lr=lr).step(),
+    ],
+    "4.6": [lambda matrix, steps: torch.optim.Muon([matrix], ns_steps=steps).step()],
+    "4.8": [
+        lambda weights, gradients, scale, good, lr, interval: torch.amp.GradScaler(
+            "cpu", init_scale=scale, growth_interval=interval
+        )
+    ],
+    "4.13": [
+        lambda h, w, t, chunk: torch.nn.functional.cross_entropy(h[:chunk] @ w.T, t[:chunk]),
+        lambda h, w, t, chunk: torch.nn.CrossEntropyLoss()(h[:chunk] @ w.T, t[:chunk]),
     ],
 }
 
@@ -231,3 +260,22 @@ def test_flash_attention_meets_the_keys_in_tiles():
     assert (q @ k[:block].T).shape == (7, 3)
     with pytest.raises(ValueError, match="has an axis of length 7 already"):
         narrow(torch.zeros(7, 2), 7)
+
+
+def test_the_chunked_loss_has_room_for_a_chunk():
+    """4.13: more numbers at once than a chunk's logits are refused, in whatever shape."""
+    hidden, weight, _, chunk = find("4.13").inputs(0, 5)
+    tables = (
+        lambda: hidden @ weight.T,
+        lambda: weight @ hidden.T,
+        lambda: torch.einsum("nc,vc->nv", hidden * 0.5, weight),
+        lambda: (hidden[:, None] * weight).sum(-1),
+        lambda: torch.cat([hidden[:4] @ weight.T, hidden[4:8] @ weight.T]),
+        lambda: hidden.clone().requires_grad_() @ weight.T,
+    )
+    for table in tables:
+        with pytest.raises(MemoryError, match="only for 32 numbers"):
+            table()
+    assert (hidden[:chunk] @ weight.T).shape == (4, 8)
+    with pytest.raises(ValueError, match="has more than 5 numbers already"):
+        bounded(torch.zeros(3, 2), 5)

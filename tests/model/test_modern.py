@@ -252,6 +252,9 @@ class TestChoice:
     def test_it_says_what_and_why(self):
         short = self.choice(64, 64, torch.bfloat16)
         assert short.implementation == "naive" and "bfloat16" in short.reason
+        assert "up to 512 keys" in short.reason
+        assert self.choice(512, 512, torch.bfloat16).implementation == "naive"
+        assert self.choice(513, 513, torch.bfloat16).implementation == "sdpa"
         assert self.choice(64, 64).implementation == "sdpa"
         assert self.choice(1024, 1024).implementation == "flash"
         assert self.choice(1024, 1024, torch.bfloat16).implementation == "sdpa"

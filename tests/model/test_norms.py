@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from llmcourse.model.norms import LayerNorm, layer_norm, layer_norm_reference
+from llmcourse.model.norms import (
+    LayerNorm,
+    layer_norm,
+    layer_norm_reference,
+    rms_norm,
+    rms_norm_reference,
+)
 
 
 def by_hand(row, weight, bias, eps):
@@ -93,3 +99,58 @@ def test_starts_as_the_plain_norm():
     x = torch.randn(3, 6)
     assert torch.equal(LayerNorm(6)(x), layer_norm(x, None, None))
     assert repr(LayerNorm(6)) == "LayerNorm(6, eps=1e-05)"
+
+
+class TestRMSNormGradients:
+    """The backward pass is written by hand, so every way into it is checked."""
+
+    @pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (2, 7, 5), (3, 1)])
+    @pytest.mark.parametrize("weighted", [True, False])
+    def test_equal_those_of_the_reference_and_numerical_ones(self, shape, weighted):
+        x = (torch.randn(shape, dtype=torch.float64) * 3 + 1).requires_grad_()
+        weight = torch.randn(shape[-1], dtype=torch.float64, requires_grad=True)
+        inputs = (x, weight) if weighted else (x,)
+        slope = torch.linspace(-1, 2, x.numel(), dtype=torch.float64).reshape(shape)
+        found = []
+        for norm in (rms_norm, rms_norm_reference):
+            y = norm(x, weight if weighted else None, 1e-3)
+            found.append([y, *torch.autograd.grad((y * slope).sum(), inputs)])
+        for mine, wanted in zip(*found, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-12)
+        one = rms_norm if weighted else lambda x: rms_norm(x, None)
+        assert torch.autograd.gradcheck(one, inputs)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_narrow_inputs_are_computed_in_float32(self, dtype):
+        x = torch.randn(4, 64).to(dtype).requires_grad_()
+        weight = torch.randn(64, requires_grad=True)
+        slope = torch.randn(4, 64).to(dtype)
+        y = rms_norm(x, weight)
+        mine = torch.autograd.grad(y, (x, weight), slope)
+        wide = x.detach().double().requires_grad_()
+        wanted_y = rms_norm_reference(wide, weight.double())
+        wanted = torch.autograd.grad(wanted_y, (wide, weight), slope.double())
+        assert (y.dtype, mine[0].dtype, mine[1].dtype) == (dtype, dtype, torch.float32)
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(y.double(), wanted_y, rtol=eps, atol=eps)
+        torch.testing.assert_close(mine[0].double(), wanted[0], rtol=eps, atol=2 * eps)
+        torch.testing.assert_close(mine[1], wanted[1], rtol=1e-4, atol=1e-4)
+
+    def test_with_and_without_gradients_the_result_is_the_same(self):
+        x, weight = torch.randn(3, 48), torch.randn(48)
+        with torch.no_grad():
+            quiet = rms_norm(x, weight)
+        torch.testing.assert_close(
+            rms_norm(x.requires_grad_(), weight), quiet, rtol=1e-6, atol=1e-6
+        )
+
+    def test_a_row_of_zeros_has_finite_gradients(self):
+        x = torch.zeros(2, 4, requires_grad=True)
+        rms_norm(x, torch.ones(4)).sum().backward()
+        torch.testing.assert_close(x.grad, torch.full((2, 4), 1e-5**-0.5))
+
+    def test_second_derivatives_are_refused_rather_than_wrong(self):
+        x = torch.randn(2, 4, requires_grad=True)
+        (first,) = torch.autograd.grad(rms_norm(x, None).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.sum().backward()

@@ -179,3 +179,34 @@ def test_impossible_values_are_refused(arguments, message):
 def test_an_odd_number_of_channels_is_refused():
     with pytest.raises(ValueError, match=r"d_head=5 with fraction=1.0 gives 5, which must be even"):
         rotary_frequencies(Rope(), 5)
+
+
+@pytest.mark.parametrize("rope", SCALED, ids=str)
+def test_the_gradient_is_the_vector_turned_back(rope):
+    positions = torch.tensor([0, 1, 2, 5, 17])
+    generator = torch.Generator().manual_seed(2)
+    x, slope = torch.randn(2, 2, 3, 5, 8, dtype=torch.float64, generator=generator)
+    x.requires_grad_()
+    cos, sin = rotary_table(rope, 8, positions, torch.float64)
+    mine = torch.autograd.grad(rotate(x, cos, sin), x, slope)[0]
+    wanted = torch.autograd.grad(turned(x, positions, rope), x, slope)[0]
+    torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-12)
+    if rope.magnitude == 1:
+        back = rotate(rotate(slope, cos, sin), cos, -sin)
+        torch.testing.assert_close(back, slope, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos, sin), x)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_heads_cut_from_a_wider_tensor_are_turned_and_left_alone(fraction):
+    rope = Rope(fraction=fraction)
+    wide = torch.randn(2, 5, 9, 8).transpose(1, 2)  # (B, heads, T, D), strided
+    before = wide.clone()
+    cos, sin = rotary_table(rope, 8, torch.arange(5))
+    for heads in (wide[:, :3], wide[:, :3].clone().requires_grad_()):
+        out = rotate(heads, cos, sin)
+        wanted = turned(heads.double(), torch.arange(5), rope)
+        torch.testing.assert_close(out.double(), wanted, rtol=0, atol=1e-5)
+        assert out.dtype == heads.dtype
+    assert torch.equal(wide, before)

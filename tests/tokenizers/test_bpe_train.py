@@ -1,6 +1,5 @@
 """The fast trainer against the textbook loop, which counts all pairs anew for every merge."""
 
-import itertools
 import random
 from collections import Counter
 
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmcourse.data import load_corpus, tales
 from llmcourse.tokenizers import BPETokenizer
+from llmcourse.tokenizers.bpe_textbook import textbook_merges, textbook_step
 from llmcourse.tokenizers.bpe_train import count_words, learn_merges
 from llmcourse.tokenizers.pretokenize import GPT2_PATTERN, GPT4_PATTERN
 
@@ -18,40 +18,25 @@ runs = st.text(alphabet="ab ", max_size=40)
 quick = settings(max_examples=120, deadline=None, derandomize=True)
 
 
-def textbook(words, n_merges, min_count=2):
-    """Sennrich et al. 2015, algorithm 1, on lists of ids; ties go to the smallest pair of ids."""
-    spelled = [(list(w if isinstance(w, bytes) else w.encode()), c) for w, c in words.items()]
-    merges = []
-    while len(merges) < n_merges:
-        pairs = Counter()
-        for ids, count in spelled:
-            for pair in itertools.pairwise(ids):
-                pairs[pair] += count
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        if pairs[best] < min_count:
-            break
-        new = 256 + len(merges)
-        merges.append(best)
-        for place, (ids, count) in enumerate(spelled):
-            joined, at = [], 0
-            while at < len(ids):
-                if tuple(ids[at : at + 2]) == best:
-                    joined.append(new)
-                    at += 2
-                else:
-                    joined.append(ids[at])
-                    at += 1
-            spelled[place] = (joined, count)
-    return merges
-
-
 def foreign(seed=0):
     """Words of random letters from alphabets of two, three and four bytes a character."""
     rng = random.Random(seed)
     letters = "абвгд" + "你好世界" + "🙂🚀" + "éß"
     return ["".join(rng.choices(letters + "  ", k=400)) for _ in range(10)]
+
+
+def test_the_textbook_itself():
+    """The example of the paper (Sennrich et al. 2015, figure 1), worked by hand."""
+    words = {"low": 5, "lowest": 2, "newer": 6, "wider": 3}
+    e, r, ell, o, w = b"erlow"
+    # er 9; lo 7 and ow 7, of which (l, o) has the smaller left id.
+    assert textbook_merges(words, 3) == [(e, r), (ell, o), (257, w)]
+    spelled = [(list(b"aaab"), 1), (list(b"ab"), 4)]
+    assert textbook_step(spelled, 256) == (97, 98)
+    assert spelled == [([97, 97, 256], 1), ([256], 4)]
+    assert textbook_step(spelled, 257) is None  # (a, a) and (a, ab) are there once
+    assert textbook_step(spelled, 257, min_count=1) == (97, 97)
+    assert textbook_step([], 256) is None
 
 
 CORPORA = {
@@ -67,7 +52,7 @@ CORPORA = {
 def test_merges_are_the_textbooks_on_real_text(name, pattern):
     words = count_words(map(str, CORPORA[name]()), pattern)
     ours = learn_merges(words, 120)
-    assert ours == textbook(words, 120)
+    assert ours == textbook_merges(words, 120)
     assert len(ours) == 120
 
 
@@ -75,20 +60,22 @@ def test_merges_are_the_textbooks_on_real_text(name, pattern):
 @given(st.lists(st.one_of(any_text, runs), max_size=5), st.integers(1, 3))
 def test_merges_are_the_textbooks_until_the_pairs_run_out(texts, min_count):
     words = count_words(texts)
-    assert learn_merges(words, 60, min_count=min_count) == textbook(words, 60, min_count)
+    assert learn_merges(words, 60, min_count=min_count) == textbook_merges(
+        words, 60, min_count=min_count
+    )
 
 
 @quick
 @given(st.dictionaries(st.binary(max_size=12), st.integers(1, 9), max_size=8))
 def test_words_may_be_any_bytes(words):
-    assert learn_merges(words, 30) == textbook(words, 30)
+    assert learn_merges(words, 30) == textbook_merges(words, 30)
 
 
 @quick
 @given(st.lists(st.text(alphabet="aab", max_size=30), max_size=4))
 def test_overlapping_runs(texts):
     words = Counter(texts)
-    assert learn_merges(words, 40, min_count=1) == textbook(words, 40, min_count=1)
+    assert learn_merges(words, 40, min_count=1) == textbook_merges(words, 40, min_count=1)
 
 
 def test_the_rule_for_ties():

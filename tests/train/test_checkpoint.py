@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,11 +19,22 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from llmcourse import files
+from llmcourse.data.batches import sliding_window
+from llmcourse.data.resumable import Replayed
 from llmcourse.errors import CheckpointError
 from llmcourse.tokenizers import END_OF_TEXT, ByteTokenizer, CharacterTokenizer
-from llmcourse.train import History, StepRecord, checkpoint
+from llmcourse.train import (
+    History,
+    StepRecord,
+    TrainConfig,
+    TrainState,
+    checkpoint,
+    training_steps,
+)
 
 IDS = torch.tensor([[1, 2, 3, 30]])
+SEAL = "manifest_sha256"
+TEXT = torch.randint(0, 31, (300,), generator=torch.Generator().manual_seed(5))
 HISTORY = History(
     [StepRecord(1, 5.5, 1e-3, 0.1, 10, 0.5, 5.25, "once"), StepRecord(2, 5, 0, 0, 20, 1)]
 )
@@ -47,17 +59,43 @@ checkpoint.save(sys.argv[1], model)
 """
 
 
-def weights_file(folder: Path) -> Path:
-    [path] = folder.glob("weights-*.safetensors")
+def weights_file(folder: Path, kind: str = "weights") -> Path:
+    [path] = folder.glob(f"{kind}-*.safetensors")
     return path
 
 
-def rewrite(folder: Path, change) -> None:
-    """Change the manifest of a checkpoint as a stranger with an editor would."""
+def make_batches(seed: int = 0) -> Replayed:
+    return Replayed(lambda g: sliding_window(TEXT, 12, 2, g), torch.Generator().manual_seed(seed))
+
+
+def trained(model, updates: int = 2, **changes) -> TrainState:
+    """A run in its middle."""
+    config = TrainConfig(**{"steps": 9, "warmup_steps": 2} | changes)
+    state = TrainState(model, make_batches(), config)
+    steps = training_steps(model, state.batches, config, state=state)
+    for _ in range(updates):
+        next(steps)
+    return state
+
+
+def rewrite(folder: Path, change, seal: bool = True) -> None:
+    """Change the manifest of a checkpoint as a stranger would who knows how it is sealed."""
     path = folder / checkpoint.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     changed = change(manifest)
-    path.write_text(json.dumps(manifest if changed is None else changed), encoding="utf-8")
+    if changed is not None:
+        manifest = changed
+    if seal:
+        del manifest[SEAL]
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+        manifest[SEAL] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -270,10 +308,8 @@ class TestDamage:
     @pytest.mark.parametrize("place", [0, 3, 9, 200, -1])
     def test_one_flipped_bit_anywhere(self, saved, place):
         path = weights_file(saved)
-        data = bytearray(path.read_bytes())
-        data[place] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(CheckpointError, match="damaged: its checksum is not the one"):
+        flip(path, place)
+        with pytest.raises(CheckpointError, match=rf"{path.name} is damaged: its checksum is not "):
             checkpoint.load(saved)
 
     def test_missing_weights(self, saved):
@@ -415,3 +451,353 @@ class TestHostileCheckpoints:
         with pytest.raises(CheckpointError, match=r"do not fit|impossible"):
             checkpoint.load(saved)
         assert time.perf_counter() - started < 20
+
+
+@pytest.fixture
+def running(tmp_path, make_model):
+    """A checkpoint with its training state."""
+    model = make_model(dropout=0.1)
+    state = trained(model)
+    return checkpoint.save(tmp_path / "run", model, state=state, notes={"n": 1})
+
+
+class TestTrainingState:
+    def test_it_comes_back(self, tmp_path, make_model):
+        model = make_model(dropout=0.1)
+        state = trained(model)
+        tensors, facts = state.tensors(), state.facts()
+        checkpoint.save(tmp_path / "run", model, state=state)
+        saved = checkpoint.load(tmp_path / "run").training
+        assert saved.tensors.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert saved.tensors[name].dtype == tensor.dtype
+            assert torch.equal(saved.tensors[name], tensor), name
+        assert saved.facts == json.loads(json.dumps(facts)) and saved.step == 2
+
+    def test_weights_and_state_are_restored_together(self, running, make_model):
+        before = checkpoint.load(running)
+        model = make_model(seed=8, dropout=0.1)  # other weights
+        state = TrainState(model, make_batches(7), TrainConfig(steps=9, warmup_steps=2))
+        before.restore(state)
+        assert state.step == 2
+        for name, tensor in before.model.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor)
+        for name, tensor in before.training.tensors.items():
+            assert torch.equal(state.tensors()[name], tensor), name
+
+    def test_the_state_alone_can_be_restored(self, running, make_model):
+        state = TrainState(
+            make_model(dropout=0.1), make_batches(), TrainConfig(steps=9, warmup_steps=2)
+        )
+        checkpoint.load(running).training.restore(state)
+        assert state.step == 2
+
+    def test_it_need_not_be_read(self, running, make_model):
+        path = weights_file(running, "training")
+        path.unlink()
+        loaded = checkpoint.load(running, training=False)
+        assert loaded.training is None and loaded.notes == {"n": 1}
+        with pytest.raises(CheckpointError, match=rf"{path.name} is missing"):
+            checkpoint.load(running)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_other_dtypes(self, tmp_path, make_model, dtype):
+        model = make_model().to(dtype)
+        state = trained(model)
+        checkpoint.save(tmp_path / "run", model, state=state)
+        loaded = checkpoint.load(tmp_path / "run")
+        other = make_model(seed=3).to(dtype)
+        again = TrainState(other, make_batches(), state.config)
+        loaded.restore(again)
+        for name, tensor in model.state_dict().items():
+            assert tensor.dtype == dtype and torch.equal(other.state_dict()[name], tensor)
+        for name, tensor in state.tensors().items():
+            assert torch.equal(again.tensors()[name], tensor), name
+
+    def test_a_later_save_without_it_forgets_it(self, running, make_model):
+        checkpoint.save(running, make_model())
+        assert checkpoint.load(running).training is None
+        assert len(os.listdir(running)) == 2
+
+    def test_nothing_is_unpickled(self, running, make_model, monkeypatch):
+        def refuse(*arguments, **options):
+            raise AssertionError("something was unpickled")
+
+        for name in ("load", "loads", "Unpickler", "dump", "dumps", "Pickler"):
+            monkeypatch.setattr(pickle, name, refuse)
+        monkeypatch.setattr(torch, "load", refuse)
+        monkeypatch.setattr(torch, "save", refuse)
+        state = TrainState(
+            make_model(dropout=0.1), make_batches(), TrainConfig(steps=9, warmup_steps=2)
+        )
+        checkpoint.load(running).restore(state)
+        checkpoint.save(running, state.model, state=state)
+
+    def test_notes_with_numbers_for_keys(self, tmp_path, make_model):
+        # JSON makes them text and would sort them otherwise: the seal must not mind.
+        checkpoint.save(tmp_path / "run", make_model(), notes={10: "a", 9: (1, 2), "x": None})
+        assert checkpoint.load(tmp_path / "run").notes == {"10": "a", "9": [1, 2], "x": None}
+
+
+class TestRefusedRestores:
+    def refused(self, saved: checkpoint.Checkpoint, state: TrainState, message: str) -> None:
+        """Refused, and nothing is changed."""
+        weights = {n: t.clone() for n, t in state.model.state_dict().items()}
+        tensors, facts = state.tensors(), state.facts()
+        with pytest.raises(CheckpointError, match=message):
+            saved.restore(state)
+        assert all(torch.equal(t, weights[n]) for n, t in state.model.state_dict().items())
+        after = state.tensors()
+        assert all(torch.equal(t, after[n]) for n, t in tensors.items())
+        assert state.facts() == facts
+
+    def test_a_checkpoint_without_it(self, saved, make_model):
+        state = trained(make_model())
+        self.refused(checkpoint.load(saved), state, "holds a model but no training state")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"n_heads": 3}, "another model: n_heads was 2 and is 3"),
+            ({"dropout": 0.2}, "another model: dropout was 0.1 and is 0.2"),
+            ({"context_length": 13}, "another model: context_length was 12 and is 13"),
+        ],
+    )
+    def test_another_model(self, running, make_model, changes, message):
+        state = trained(make_model(**{"dropout": 0.1} | changes), 1)
+        self.refused(checkpoint.load(running), state, message)
+
+    def test_another_dtype(self, running, make_model):
+        state = trained(make_model(dropout=0.1).bfloat16(), 1)
+        message = r"embedding.weight was torch.float32 and is torch.bfloat16"
+        self.refused(checkpoint.load(running), state, message)
+
+    def test_a_model_of_another_kind(self, running):
+        model = torch.nn.Linear(2, 2)
+        state = TrainState(model, make_batches(), TrainConfig(steps=9, warmup_steps=2))
+        self.refused(checkpoint.load(running), state, "another model: it was a Transformer")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"learning_rate": 2e-3}, r"learning_rate: it was 0.001 and is 0.002"),
+            ({"steps": 10}, "steps: it was 9 and is 10"),
+            ({"schedule": "linear"}, "schedule: it was 'cosine' and is 'linear'"),
+            ({"optimizer": "muon"}, "optimizer: it was 'adamw' and is 'muon'"),
+            ({"accumulate": 2}, "accumulate: it was 1 and is 2"),
+            ({"precision": "bfloat16"}, "precision: it was 'float32' and is 'bfloat16'"),
+        ],
+    )
+    def test_another_config(self, running, make_model, changes, message):
+        state = trained(make_model(dropout=0.1), 1, **changes)
+        self.refused(checkpoint.load(running), state, message)
+
+    def test_other_data(self, running, make_model):
+        model = make_model(dropout=0.1)
+        other = Replayed(
+            lambda g: sliding_window(TEXT.flip(0), 12, 2, g), torch.Generator().manual_seed(0)
+        )
+        state = TrainState(model, other, TrainConfig(steps=9, warmup_steps=2))
+        self.refused(checkpoint.load(running), state, "the text, the tokenizer or a size has chang")
+
+
+class TestDamageToTheWhole:
+    """A training state is another file, and facts in the manifest: nothing in either is trusted."""
+
+    @pytest.mark.parametrize("kind", ["weights", "training"])
+    @pytest.mark.parametrize("place", [0, 8, 300, -1])
+    def test_one_flipped_bit_is_found_and_its_file_named(self, running, kind, place):
+        path = weights_file(running, kind)
+        flip(path, place)
+        for read in (checkpoint.load, checkpoint.verify):
+            with pytest.raises(CheckpointError, match=rf"{path.name} is damaged: its checksum"):
+                read(running)
+
+    @pytest.mark.parametrize("kind", ["weights", "training"])
+    @pytest.mark.parametrize("keep", [0, 9, -1])
+    def test_truncated(self, running, kind, keep):
+        path = weights_file(running, kind)
+        path.write_bytes(path.read_bytes()[:keep])
+        for read in (checkpoint.load, checkpoint.verify):
+            with pytest.raises(CheckpointError, match=rf"{path.name} is truncated: "):
+                read(running)
+
+    def test_too_long(self, running):
+        path = weights_file(running, "training")
+        path.write_bytes(path.read_bytes() + b"\0")
+        for read in (checkpoint.load, checkpoint.verify):
+            with pytest.raises(CheckpointError, match=rf"{path.name} is too long: "):
+                read(running)
+
+    def test_flipped_bits_all_over_the_manifest(self, tmp_path, make_model):
+        """Either it is refused by name or it says the very same: e and E in a number."""
+        model = make_model(d_model=2, n_heads=1, n_layers=1, vocab_size=31)
+        folder = checkpoint.save(tmp_path / "run", model, notes={"run": {"lr": 1e-9, "x": [True]}})
+        path = folder / checkpoint.MANIFEST
+        whole = path.read_bytes()
+        said, harmless = json.loads(whole), 0
+        for place in range(0, len(whole), 3):
+            flip(path, place, bit=place % 8)
+            try:
+                checkpoint.verify(folder)
+            except CheckpointError as error:
+                assert str(path) in str(error)
+            else:
+                harmless += 1
+                assert json.loads(path.read_bytes()) == said, place
+            path.write_bytes(whole)
+        assert harmless < 5
+        checkpoint.verify(folder)
+
+    def test_a_number_changed_by_hand(self, running):
+        rewrite(running, lambda m: m["training"]["facts"].update(step=1), seal=False)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint.json is damaged or was changed by ha"
+        ):
+            checkpoint.load(running)
+
+    def test_a_broken_seal(self, running):
+        rewrite(running, lambda m: m.pop(SEAL) and None, seal=False)
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint.json is damaged or was changed by ha"
+        ):
+            checkpoint.load(running)
+
+    @pytest.mark.parametrize("entry", [3, {}, {"file": "a", "bytes": 1, "sha256": "x"}])
+    def test_a_manifest_that_names_no_training_state(self, running, entry):
+        rewrite(running, lambda m: m.update(training=entry))
+        with pytest.raises(CheckpointError, match="does not say which training state belongs"):
+            checkpoint.load(running)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda facts: facts.pop("optimizers") and None,
+            lambda facts: facts.update(step="two"),
+            lambda facts: facts.update(step=-1),
+            lambda facts: facts.update(batches={}),
+            lambda facts: facts.update(optimizers=[]),
+            lambda facts: facts.update(python=[1]),
+            lambda facts: facts.update(config=None),
+        ],
+    )
+    def test_facts_of_a_stranger(self, running, make_model, change):
+        rewrite(running, lambda m: change(m["training"]["facts"]))
+        state = TrainState(
+            make_model(dropout=0.1), make_batches(), TrainConfig(steps=9, warmup_steps=2)
+        )
+        with pytest.raises(CheckpointError):
+            checkpoint.load(running).restore(state)
+        assert state.step == 0
+
+    def test_line_ends_of_another_system_do_no_harm(self, running):
+        path = running / checkpoint.MANIFEST
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        assert checkpoint.load(running).training.step == 2
+
+    def test_a_checkpoint_from_before_there_were_training_states(self, saved, make_model):
+        """As Part 2 wrote them: no seal, nothing about training."""
+
+        def as_it_was(manifest):
+            del manifest[SEAL]
+            assert "training" not in manifest
+
+        rewrite(saved, as_it_was, seal=False)
+        loaded = checkpoint.load(saved)
+        assert loaded.training is None
+        assert torch.equal(loaded.model(IDS), make_model().eval()(IDS))
+        checkpoint.verify(saved)
+
+
+class TestDiskFull:
+    """`No space left on device`, wherever it comes, leaves the old checkpoint and no litter."""
+
+    FULL = (errno.ENOSPC, "No space left on device")
+
+    @pytest.mark.parametrize("with_state", [False, True])
+    @pytest.mark.parametrize("step", ["mkstemp", "write", "fsync", "replace"])
+    def test_at_every_step(self, tmp_path, make_model, monkeypatch, step, with_state):
+        old, new = make_model(dropout=0.1).eval(), make_model(seed=1, dropout=0.1)
+        before, after = trained(old, 1), trained(new, 3) if with_state else None
+        folder = checkpoint.save(tmp_path / "run", old, state=before, notes={"old": True})
+        files_before = sorted(os.listdir(folder))
+        # Each file is synced, and after it its folder, where a refusal is passed over.
+        n_files = 3 if with_state else 2
+        for nth in range(1, 2 * n_files if step == "fsync" else n_files + 1, 1 + (step == "fsync")):
+            with monkeypatch.context() as broken:
+                self.fail_at(broken, step, nth)
+                with pytest.raises(
+                    OSError, match=r"No space left.* was not saved; .*untouc"
+                ) as info:
+                    checkpoint.save(folder, new, state=after)
+            assert info.value.errno == errno.ENOSPC and str(folder) in str(info.value)
+            assert sorted(os.listdir(folder)) == files_before
+            loaded = checkpoint.load(folder)
+            assert loaded.notes == {"old": True} and loaded.training.step == 1
+            assert torch.equal(loaded.model(IDS), old.eval()(IDS))
+        checkpoint.save(folder, new, state=after)
+        assert len(os.listdir(folder)) == n_files, "all steps of all files were tried"
+        with monkeypatch.context() as broken:
+            self.fail_at(broken, step, 2 * n_files + 1)
+            checkpoint.save(folder, new, state=after)
+
+    def fail_at(self, patch, step: str, nth: int) -> None:
+        """From now on the disk is full at the nth `step`."""
+        calls: list[str] = []
+
+        def counted(real):
+            def wrapper(*arguments, **options):
+                calls.append(step)
+                if len(calls) == nth:
+                    raise OSError(*self.FULL)
+                return real(*arguments, **options)
+
+            return wrapper
+
+        if step != "write":
+            module = files.tempfile if step == "mkstemp" else files.os
+            patch.setattr(module, step, counted(getattr(module, step)))
+            return
+        real_open = files.os.fdopen
+
+        def fdopen(*arguments, **options):
+            handle = real_open(*arguments, **options)
+            handle_write = counted(handle.write)
+
+            class Half:
+                """Writes half of what it is given before the disk is full."""
+
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *_):
+                    handle.close()
+
+                def __getattr__(self, attribute):
+                    return getattr(handle, attribute)
+
+                def write(self, data):
+                    if len(calls) + 1 == nth:
+                        handle.write(data[: len(data) // 2])
+                    return handle_write(data)
+
+            return Half()
+
+        patch.setattr(files.os, "fdopen", fdopen)
+
+    def test_a_first_save_leaves_nothing(self, tmp_path, make_model, monkeypatch):
+        with monkeypatch.context() as broken:
+            self.fail_at(broken, "fsync", 3)
+            with pytest.raises(OSError, match="there was no checkpoint there before"):
+                checkpoint.save(tmp_path / "run", make_model(), state=trained(make_model()))
+        assert os.listdir(tmp_path) == []
+
+    def test_a_damaged_manifest_costs_no_file(self, running, make_model, monkeypatch):
+        """Which files belong to it cannot be known, so a failed save deletes none of them."""
+        names = set(os.listdir(running))
+        flip(running / checkpoint.MANIFEST, 30)
+        with monkeypatch.context() as broken:
+            self.fail_at(broken, "replace", 3)
+            with pytest.raises(OSError, match="No space left"):
+                checkpoint.save(running, make_model(seed=2), state=trained(make_model(seed=2)))
+        assert names <= set(os.listdir(running))

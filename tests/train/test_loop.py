@@ -276,7 +276,8 @@ class TestRecords:
         ]
         text = History(records).to_json()
         assert History.from_json(text) == History(records)
-        assert json.loads(text)["rows"][1][-1] == 'é "\n'
+        data = json.loads(text)
+        assert data["rows"][1][data["columns"].index("sample")] == 'é "\n'
         assert History.from_json(History().to_json()).records == []
         assert History().tokens_per_second == 0.0
         assert History(records).steps == [1, 2] and History(records).losses == [5.5, 1 / 3]
@@ -379,9 +380,16 @@ class TestWhatGoesWrong:
             ({"beta2": -0.1}, r"beta2=-0.1 must be in"),
             ({"weight_decay": -0.1}, r"weight_decay must be at least 0"),
             ({"clip_norm": 0.0}, r"clip_norm greater than 0"),
-            ({"evaluate_every": -1}, r"evaluate_every and sample_every must be at least 0"),
-            ({"precision": "float16"}, r"precision='float16' is unknown; choose .*'bfloat16'"),
-            ({"optimizer": "sgd"}, r"optimizer='sgd' is unknown; choose one of \['adamw', 'muon'"),
+            ({"evaluate_every": -1}, r"evaluate_every=-1 must be at least 0"),
+            ({"accumulate": 0}, r"accumulate=0 must be at least 1"),
+            ({"loss_chunk": -1}, r"loss_chunk=-1 must be at least 0"),
+            ({"precision": "float8"}, r"precision='float8' is unknown; choose .*'bfloat16'"),
+            (
+                {"optimizer": "lion"},
+                r"optimizer='lion' is unknown; choose one of \['adamw'",
+            ),
+            ({"schedule": "steps"}, r"schedule='steps' is unknown; choose one of \['cosine'"),
+            ({"products": "magic"}, r"products='magic' is unknown; choose one of \['plain'"),
             ({"muon_learning_rate": 0.0}, r"muon_learning_rate=0.0 must be above 0"),
         ],
     )
