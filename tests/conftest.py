@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 
 import pytest
 
@@ -11,6 +12,13 @@ import pytest
 ONE_THREAD = ("model", "train", "generate", "evaluate", "parity")
 
 _numbers = itertools.count()
+
+
+def pytest_configure(config):
+    # A command in the background of a script is started deaf to Ctrl-C, and so would be every
+    # process that a test starts and then interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

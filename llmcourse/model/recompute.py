@@ -42,14 +42,16 @@ def recomputed(
         What the block returns, (B, T, C); its gradients are those of the block itself.
     """
     if draws and generator is not None:
-        return _recomputed_drawing(generator, block, x, *rest)
+        if not torch.compiler.is_compiling():
+            return _recomputed_drawing(generator, block, x, *rest)
+        # The compiler knows no checkpoint with a context: it compiles what comes before, the block,
+        # and what comes after. Asked for here, since asking loads the whole compiler.
+        alone = torch.compiler.disable(_recomputed_drawing, recursive=False)
+        return alone(generator, block, x, *rest)
     # What torch's global generators draw it sees to itself.
     return checkpoint(block, x, *rest, use_reentrant=False, preserve_rng_state=draws)
 
 
-# The compiler knows no checkpoint with a context. It compiles what comes before, the block, and
-# what comes after instead of all in one.
-@torch.compiler.disable(recursive=False)
 def _recomputed_drawing(
     generator: torch.Generator, block: nn.Module, x: Tensor, *rest: object
 ) -> Tensor:

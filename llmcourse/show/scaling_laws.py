@@ -215,7 +215,7 @@ def plot_bpe_growth(
             ax.yaxis.set_major_formatter(lambda value, _: time_text(value))
             ax.set_xlabel(f"{label}, logarithmic)")
             ax.set_title(fixed)
-            ax.legend(loc="upper left")
+            ax.legend(loc="upper left" if key == "bytes" else "lower right")
             style.grid(ax)
         axes[0, 0].set_ylabel("training time (logarithmic)")
         if title:
