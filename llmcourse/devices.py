@@ -80,3 +80,18 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def provenance() -> dict[str, dict[str, str | int]]:
+    """What a measurement or a model was made with: to be kept beside it."""
+    import numpy
+    import torch
+
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__.split("+")[0],
+            "numpy": numpy.__version__,
+        },
+        "machine": {"architecture": platform.machine(), "threads": torch.get_num_threads()},
+    }

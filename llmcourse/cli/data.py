@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmcourse.cli.actions import choose_action
 from llmcourse.options import read_options
 from llmcourse.tokenizers import (
     END_OF_TEXT,
@@ -54,19 +55,10 @@ class Verify:
 
 
 def run(argv: Sequence[str]) -> int:
-    words = list(argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print("usage: llmcourse data ACTION [options]\n")
-        for name, what in ACTIONS.items():
-            print(f"  {name:<8} {what}")
-        print("\nllmcourse data ACTION --help lists an action's options.")
-        raise SystemExit(0)
-    action, *rest = words
+    action, rest = choose_action("data", ACTIONS, argv)
     if action == "prepare":
         return _prepare(read_options(Prepare, rest, "data prepare", positional="inputs"))
-    if action == "verify":
-        return _verify(read_options(Verify, rest, "data verify", positional="folder"))
-    raise ValueError(f"llmcourse data has no action {action!r}; there are: {', '.join(ACTIONS)}")
+    return _verify(read_options(Verify, rest, "data verify", positional="folder"))
 
 
 def _prepare(options: Prepare) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmcourse.cli.actions import choose_action
 from llmcourse.options import read_options
 
 ACTIONS = {
@@ -40,21 +41,13 @@ class Report:
 
 
 def run(argv: Sequence[str]) -> int:
-    action, *rest = [*argv] or ["list"]
-    if action in ("-h", "--help", "help"):
-        print("usage: llmcourse stages ACTION [options]\n")
-        for name, what in ACTIONS.items():
-            print(f"  {name:<8} {what}")
-        print("\nllmcourse stages ACTION --help lists an action's options.")
-        raise SystemExit(0)
+    action, rest = choose_action("stages", ACTIONS, argv or ["list"])
     if action == "list":
         read_options(List, rest, "stages list")
         return _list()
     if action == "build":
         return _build(read_options(Build, rest, "stages build", positional="name"))
-    if action == "report":
-        return _report(read_options(Report, rest, "stages report", positional="name"))
-    raise ValueError(f"llmcourse stages has no action {action!r}; there are: {', '.join(ACTIONS)}")
+    return _report(read_options(Report, rest, "stages report", positional="name"))
 
 
 def _list() -> int:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from llmcourse.data.checks import check_generator, check_sizes, token_row
-from llmcourse.data.packing import PackedBatch, Piece, pack, packed_batch
+from llmcourse.data.packing import PackedBatch, Piece, pack, packed_batch, pieces_of
 
 LOOK_AHEAD = 256  # pieces that a row's filling is chosen among: some ten batches
 
@@ -62,26 +62,6 @@ class Source:
     def row(self, number: int, document: Sequence[int]) -> np.ndarray:
         """A document's ids, checked: (N,) int64."""
         return token_row(document, f"{self.name}, document {number}").numpy()
-
-
-def cut(length: int, row_tokens: int, first: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the pieces of a document: whole, or cut where it is longer than a row.
-
-    Neighbours share a token, the last target of one and the first input of the next, so each target
-    is scored once.
-
-    Args:
-        length: of the document, in tokens.
-        row_tokens: T + 1, the longest piece.
-        first: targets in the first piece of a document that is cut, 1 to T.
-    """
-    if length <= row_tokens:
-        if length > 1:
-            yield 0, length
-        return
-    yield 0, first + 1
-    for start in range(first, length - 1, row_tokens - 1):
-        yield start, min(start + row_tokens, length)
 
 
 def mixture(
@@ -165,9 +145,9 @@ def _epoch(
     """The pieces of some documents, mixed, each long document cut at a place of this epoch."""
     firsts = torch.randint(1, row_tokens, (len(documents),), generator=generator)
     pieces = [
-        (number, start, stop)
+        piece
         for number, (document, first) in enumerate(zip(documents, firsts.tolist()))
-        for start, stop in cut(len(document), row_tokens, first)
+        for piece in pieces_of(number, len(document), row_tokens, first)
     ]
     for place in torch.randperm(len(pieces), generator=generator).tolist():
         number, start, stop = pieces[place]

@@ -66,14 +66,26 @@ class Piece(NamedTuple):
         return self.stop - self.start
 
 
-def pieces_of(document: int, length: int, row_tokens: int) -> Iterator[Piece]:
+def pieces_of(
+    document: int, length: int, row_tokens: int, first: int | None = None
+) -> Iterator[Piece]:
     """The document whole, or cut where it is longer than a row.
 
     A cut document's pieces share one token, the last target of one and the first input of the next,
     so that each of its targets is scored once. A single token predicts nothing and is no piece.
+
+    Args:
+        document: its number.
+        length: of it, in tokens.
+        row_tokens: T + 1, the longest piece.
+        first: targets in the first piece of a document that is cut, 1 to T; None fills a row.
     """
-    for start in range(0, length - 1, row_tokens - 1):
-        yield Piece(document, start, min(start + row_tokens, length))
+    start = 0
+    if first is not None and length > row_tokens:
+        yield Piece(document, 0, first + 1)
+        start = first
+    for place in range(start, length - 1, row_tokens - 1):
+        yield Piece(document, place, min(place + row_tokens, length))
 
 
 def pack(

@@ -141,11 +141,22 @@ def resampled(
     Raises:
         FitError, ValueError: as `fit`; fewer than 2 samples.
     """
+    best = fit(runs, floor=floor, delta=delta)
+    return _resampled(runs, best, generator, samples, floor, delta)
+
+
+def _resampled(
+    runs: Sequence[Run],
+    best: ScalingLaw,  # of all runs
+    generator: torch.Generator,
+    samples: int,
+    floor: float | None,
+    delta: float,
+) -> list[ScalingLaw]:
     if samples < 2:
         raise ValueError(f"samples={samples} must be at least 2")
     numbers = _checked(runs, floor, delta)
     counts = torch.stack([_draw(numbers, floor, generator) for _ in range(samples)])
-    best = fit(runs, floor=floor, delta=delta)
     # From the law of all runs, and from the same exponents shaken: near, but not one start only.
     centre = _unknowns(best, numbers)
     shaken = centre.repeat(3, 1)
@@ -179,16 +190,13 @@ def predict(
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
-    laws = resampled(runs, generator, samples, floor=floor, delta=delta)
     best = fit(runs, floor=floor, delta=delta)
+    laws = _resampled(runs, best, generator, samples, floor, delta)
     luck = torch.tensor(residuals(best, runs), dtype=torch.float64)
     luck = luck * math.sqrt(len(runs) / (len(runs) - _unknown_count(floor)))
     drawn = luck[torch.randint(len(runs), (samples,), generator=generator)]
     values = torch.tensor([law.loss(parameters, tokens) for law in laws], dtype=torch.float64)
-    values = values * drawn.exp()
-    tail = (1 - level) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = values.quantile(ends).tolist()
+    low, high = interval((values * drawn.exp()).tolist(), level)
     return Prediction(best.loss(parameters, tokens), low, high, level)
 
 

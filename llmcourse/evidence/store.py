@@ -6,11 +6,11 @@ import difflib
 import hashlib
 import importlib
 import json
-import platform
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llmcourse.devices import provenance
 from llmcourse.errors import CourseError
 from llmcourse.files import atomic_write
 from llmcourse.paths import course_root
@@ -45,20 +45,12 @@ def recipe_fingerprint(name: str) -> str:
 
 def make(name: str) -> Path:
     """Measure all that `name` stands for and write its file. Takes minutes; prints as it goes."""
-    import numpy
-    import torch
-
     path = path_of(name)
     results = _module(name).measure(lambda text: print(text, flush=True))
     record = {
         "recipe": _module(name).recipe(),
         "recipe_fingerprint": recipe_fingerprint(name),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__.split("+")[0],
-            "numpy": numpy.__version__,
-        },
-        "machine": {"architecture": platform.machine(), "threads": torch.get_num_threads()},
+        **provenance(),
         **results,
     }
     atomic_write(path, json.dumps(record, indent=1) + "\n")

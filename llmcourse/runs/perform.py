@@ -28,6 +28,7 @@ from llmcourse.runs.tracking import open_tracker
 from llmcourse.tokenizers import END_OF_TEXT
 from llmcourse.train import StepRecord, TrainState, checkpoint, parallel, train, training_steps
 from llmcourse.train.processes import Processes
+from llmcourse.train.speed import matmul_peak
 
 INDENT = " " * 12  # of everything that stands beside a label
 
@@ -94,8 +95,6 @@ def _perform(options: TrainRun, processes: Processes, progress: bool) -> Result 
         say("products", f"{state.products}, the faster way to multiply on this machine")
     peak = None
     if progress:
-        from llmcourse.train.speed import matmul_peak
-
         peak = matmul_peak(processes.device, plan.precision, state.products) * processes.world_size
     tracker = open_tracker(options, state) if processes.main else nullcontext()
     started = time.perf_counter()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from llmcourse.devices import provenance
 from llmcourse.stages import store
 from llmcourse.stages.run import Run
 from llmcourse.stages.store import Stage
@@ -79,8 +77,7 @@ def build(name: str, out: str | os.PathLike[str] | None = None, *, progress: boo
         "recipe": store.recipe(name),
         "recipe_fingerprint": store.fingerprint(name),
         **made.facts,
-        "versions": _versions(),
-        "machine": {"architecture": platform.machine(), "threads": torch.get_num_threads()},
+        **provenance(),
         "training_seconds": round(records[-1].seconds, 1),
     }
     history = thin(History(records))
@@ -112,16 +109,6 @@ def thin(history: History) -> History:
         or record.validation_loss is not None
     ]
     return History(kept)
-
-
-def _versions() -> dict[str, str]:
-    import numpy
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-        "numpy": numpy.__version__,
-    }
 
 
 def _rounded(value: float | None) -> float | None:

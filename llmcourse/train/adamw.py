@@ -32,8 +32,6 @@ from torch import Tensor
 
 from llmcourse.train.checked_optimizer import CheckedOptimizer
 
-# Of a group; one that was loaded may hold more.
-
 
 def adamw_step(
     parameter: Tensor,

@@ -40,6 +40,7 @@ from llmcourse.train.checkpoint_series import (
     validation_losses,
 )
 from llmcourse.train.history import History, StepRecord
+from llmcourse.train.state import MAY_CHANGE as OF_TRAINING
 from llmcourse.train.state import TrainState, refuse_changes
 
 __all__ = ["MAY_CHANGE", "Checkpoints", "best", "newest", "refuse_changed_run", "steps"]
@@ -47,8 +48,7 @@ __all__ = ["MAY_CHANGE", "Checkpoints", "best", "newest", "refuse_changed_run", 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What changes where a run happens and what is seen of it, but not what it computes.
 MAY_CHANGE = (
-    "evaluate_every",
-    "sample_every",
+    *OF_TRAINING,
     "prompt",
     "sample_length",
     "judged_stories",

@@ -24,6 +24,7 @@ from llmcourse.train.history import History, StepRecord
 from llmcourse.train.objective import Loss, n_targets
 from llmcourse.train.processes import Processes
 from llmcourse.train.schedules import learning_rate
+from llmcourse.train.speed import utilisation
 from llmcourse.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def training_steps(
         state.set_rate(rate)
         model.train()
         mean, tokens = _gradients(state, _next_batches(state, step))
-        finite = state.scaler.unscale_(parameters) if state.scaler else True
-        finite = state.processes.all(finite)  # each may see only its pieces, and all must agree
+        finite = True
+        if state.scaler:  # each process may see only its pieces, and all must agree
+            finite = state.processes.all(state.scaler.unscale_(parameters))
         norm = None
         if finite and math.isfinite(mean):
             norm = state.processes.clip_gradient_norm(parameters, config.clip_norm)
@@ -210,6 +212,8 @@ def train(
         unit="step",
     )
     begun = (state.tokens, state.seconds)
+    # The share of the machine that one token a second uses: counted once, not at every update.
+    per_token = utilisation(model.config, 1, 1.0, peak_flops) if peak_flops else None
     with bar, checkpoints.watch(state) if checkpoints else nullcontext():
         try:
             for record in steps:
@@ -217,7 +221,7 @@ def train(
                 speed = (record.tokens - begun[0]) / max(record.seconds - begun[1], 1e-9)
                 if tracker is not None:
                     _track(tracker, record, speed)
-                bar.set_postfix_str(_postfix(model, record, speed, peak_flops), refresh=False)
+                bar.set_postfix_str(_postfix(record, speed, per_token), refresh=False)
                 bar.update()
                 if checkpoints is not None:
                     checkpoints.consider(model, state, record, history)
@@ -250,12 +254,10 @@ def _track(tracker: Tracker, record: StepRecord, speed: float) -> None:
         tracker.text(record.step, "sample", record.sample)
 
 
-def _postfix(model: nn.Module, record: StepRecord, speed: float, peak_flops: float | None) -> str:
+def _postfix(record: StepRecord, speed: float, per_token: float | None) -> str:
     text = f"loss {record.loss:.3f}, {speed:,.0f} tokens/s"
-    if peak_flops:
-        from llmcourse.model.summary import summary
-
-        text += f", MFU {speed * summary(model.config).training_flops_per_token / peak_flops:.0%}"
+    if per_token is not None:
+        text += f", MFU {speed * per_token:.0%}"
     if record.validation_loss is not None:
         text += f", validation {record.validation_loss:.3f}"
     return text

@@ -12,9 +12,12 @@ iteration and its coefficients); Liu et al. 2025, arXiv 2502.16982 (decoupled we
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from llmcourse.train.checked_optimizer import CheckedOptimizer
 
 # A quintic whose first iterations raise small singular values as fast as possible: it does not
 # converge to 1 exactly but lands every one between about 0.7 and 1.2, which is all that is needed.
@@ -51,7 +54,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return x if wide else x.mT
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(CheckedOptimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay, for matrices only.
 
     A step changes a matrix (m, n) by lr √max(1, m / n) times an orthogonal matrix, so that the
@@ -69,6 +72,8 @@ class Muon(torch.optim.Optimizer):
         ValueError: a parameter is not a matrix, or a setting is out of range.
     """
 
+    settings = ("lr", "momentum", "weight_decay")
+
     def __init__(
         self,
         parameters: Iterable,
@@ -77,11 +82,6 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
-            raise ValueError(
-                f"need lr >= 0, 0 <= momentum < 1 and weight_decay >= 0, got lr={lr}, "
-                f"momentum={momentum}, weight_decay={weight_decay}"
-            )
         self.dtype = dtype
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
@@ -92,17 +92,24 @@ class Muon(torch.optim.Optimizer):
                         f"give vectors and embeddings to AdamW"
                     )
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One update from the gradients; parameters without one are left alone."""
-        for group in self.param_groups:
-            by_shape: dict[tuple, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    key = (parameter.shape, parameter.dtype, parameter.device)
-                    by_shape.setdefault(key, []).append(parameter)
-            for parameters in by_shape.values():
-                self._update(parameters, group)
+    @staticmethod
+    def check(settings: dict[str, Any]) -> None:
+        lr, momentum, decay = settings["lr"], settings["momentum"], settings["weight_decay"]
+        if not (lr >= 0 and 0 <= momentum < 1 and decay >= 0):  # false for nan as well
+            raise ValueError(
+                f"need lr >= 0, 0 <= momentum < 1 and weight_decay >= 0, got lr={lr}, "
+                f"momentum={momentum}, weight_decay={decay}"
+            )
+
+    def update(self, group: dict[str, Any]) -> None:
+        """One update of a group, matrices of one shape together."""
+        by_shape: dict[tuple, list[Tensor]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                key = (parameter.shape, parameter.dtype, parameter.device)
+                by_shape.setdefault(key, []).append(parameter)
+        for parameters in by_shape.values():
+            self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict) -> None:
         """One step of matrices of one shape, whose products are few and large taken together."""

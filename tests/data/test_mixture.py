@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcourse.data import IGNORE_INDEX
-from llmcourse.data.mixture import LOOK_AHEAD, Source, cut, interleaved, mixture
+from llmcourse.data.mixture import LOOK_AHEAD, Source, interleaved, mixture
+from llmcourse.data.packing import pieces_of
 from llmcourse.data.resumable import Replayed
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -39,7 +40,9 @@ class TestCut:
     @given(st.integers(0, 60), st.integers(2, 12), st.data())
     def test_every_target_is_in_exactly_one_piece(self, length, row_tokens, data):
         first = data.draw(st.integers(1, row_tokens - 1))
-        pieces = list(cut(length, row_tokens, first))
+        made = list(pieces_of(7, length, row_tokens, first))
+        assert {piece.document for piece in made} <= {7}
+        pieces = [(piece.start, piece.stop) for piece in made]
         targets = [place for start, stop in pieces for place in range(start + 1, stop)]
         assert targets == list(range(1, length))
         assert all(2 <= stop - start <= row_tokens for start, stop in pieces)

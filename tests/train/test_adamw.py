@@ -15,29 +15,6 @@ from llmcourse.train.optimizers import decay_groups
 SHAPES = ((3, 4), (5,), (), (2, 1, 3))
 
 
-def parameters(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = [torch.randn(s, dtype=torch.float64, generator=generator) for s in SHAPES]
-    return [p.requires_grad_() for p in made]
-
-
-def give_gradients(step, *lists):
-    """The same gradients for all lists; the second tensor gets none at every third step."""
-    generator = torch.Generator().manual_seed(step)
-    for tensors in zip(*lists):
-        gradient = torch.randn(tensors[0].shape, dtype=torch.float64, generator=generator)
-        for tensor in tensors:
-            tensor.grad = gradient.clone()
-    if step % 3 == 0:
-        for tensors in lists:
-            tensors[1].grad = None
-
-
-def assert_same(ours, theirs, atol=1e-12):
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=atol)
-
-
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -48,7 +25,7 @@ def assert_same(ours, theirs, atol=1e-12):
         {"betas": (0.0, 0.0)},
     ],
 )
-def test_equals_torch_step_by_step(options, foreach):
+def test_equals_torch_step_by_step(options, foreach, parameters, give_gradients, assert_same):
     ours, theirs = parameters(), parameters()
     mine = AdamW(ours, lr=0.1, foreach=foreach, **options)
     other = torch.optim.AdamW(theirs, lr=0.1, **options)
@@ -69,7 +46,7 @@ def test_equals_torch_step_by_step(options, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-def test_several_groups(foreach):
+def test_several_groups(foreach, parameters, give_gradients, assert_same):
     ours, theirs = parameters(), parameters()
 
     def groups(p):
@@ -118,7 +95,7 @@ def test_foreach_equals_the_reference(steps, lr, beta1, beta2, decay, size):
 
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("kind", ["ours to ours", "ours to torch", "torch to ours"])
-def test_the_state_goes_round(kind, foreach):
+def test_the_state_goes_round(kind, foreach, parameters, give_gradients, assert_same):
     settings = {"lr": 0.1, "betas": (0.7, 0.9), "weight_decay": 0.2}
 
     def make(kind, tensors, **options):
@@ -144,7 +121,7 @@ def test_the_state_goes_round(kind, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-def test_a_run_that_was_stopped_is_bit_identical(foreach):
+def test_a_run_that_was_stopped_is_bit_identical(foreach, parameters, give_gradients):
     whole, part = parameters(), parameters()
     straight, stopped = AdamW(whole, foreach=foreach), AdamW(part, foreach=foreach)
     for step in range(10):

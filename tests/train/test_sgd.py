@@ -9,7 +9,6 @@ import torch
 
 from llmcourse.train.sgd import SGD, sgd_step
 
-SHAPES = ((3, 4), (5,), (), (2, 1, 3))
 SETTINGS = [
     {},
     {"momentum": 0.9},
@@ -20,31 +19,8 @@ SETTINGS = [
 ]
 
 
-def parameters(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = [torch.randn(s, dtype=torch.float64, generator=generator) for s in SHAPES]
-    return [p.requires_grad_() for p in made]
-
-
-def give_gradients(step, *lists):
-    """The same gradients for all lists; the second tensor gets none at every third step."""
-    generator = torch.Generator().manual_seed(step)
-    for tensors in zip(*lists):
-        gradient = torch.randn(tensors[0].shape, dtype=torch.float64, generator=generator)
-        for tensor in tensors:
-            tensor.grad = gradient.clone()
-    if step % 3 == 0:
-        for tensors in lists:
-            tensors[1].grad = None
-
-
-def assert_same(ours, theirs):
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_equals_torch_step_by_step(settings):
+def test_equals_torch_step_by_step(settings, parameters, give_gradients, assert_same):
     ours, theirs = parameters(), parameters()
     mine, other = SGD(ours, lr=0.1, **settings), torch.optim.SGD(theirs, lr=0.1, **settings)
     for step in range(12):
@@ -58,7 +34,7 @@ def test_equals_torch_step_by_step(settings):
             assert (p.grad is None and gradient is None) or torch.equal(p.grad, gradient)
 
 
-def test_several_groups():
+def test_several_groups(parameters, give_gradients, assert_same):
     ours, theirs = parameters(), parameters()
 
     def groups(p):
@@ -77,7 +53,7 @@ def test_several_groups():
 
 
 @pytest.mark.parametrize("before", [SGD, torch.optim.SGD])
-def test_the_state_goes_round(before):
+def test_the_state_goes_round(before, parameters, give_gradients, assert_same):
     settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
     whole = parameters()
     straight = torch.optim.SGD(whole, **settings)
