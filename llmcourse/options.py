@@ -149,15 +149,21 @@ def _check_flags(parser: Any, argv: Sequence[str]) -> list[str]:
             break
         name = flag[2:].replace("-", "_")
         # `--steps` for `--training.steps`, where only one option ends like that.
-        meant = [k for k in known if k == f"--{name}"] or [
-            k for k in known if k.endswith(f".{name}")
-        ]
+        meant = [k for k in known if k == f"--{name}"] or _outermost(
+            [k for k in known if k.endswith(f".{name}")]
+        )
         if len(meant) > 1:
             raise ValueError(f"{flag} could be any of {', '.join(meant)}; write it out")
         if not meant:
             raise ValueError(f"unknown option {flag}; {_nearest(flag, known)}")
         words[n] = meant[0] + equals + value
     return words
+
+
+def _outermost(flags: list[str]) -> list[str]:
+    """Those least deep inside other options: `--d_ff` is the model's, not its experts'."""
+    depth = min((flag.count(".") for flag in flags), default=0)
+    return [flag for flag in flags if flag.count(".") == depth]
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -59,6 +59,7 @@ _TABLE = """
 2002.05202 | Shazeer | 2020 | GLU Variants Improve Transformer
 2004.05150 | Beltagy et al. | 2020 | Longformer: The Long-Document Transformer
 2006.15704 | Li et al. | 2020 | PyTorch Distributed: Accelerating Data Parallel Training
+2006.16668 | Lepikhin et al. | 2020 | GShard: Scaling Giant Models with Conditional Computation
 2009.01325 | Stiennon et al. | 2020 | Learning to Summarize from Human Feedback
 2010.04245 | Henry et al. | 2020 | Query-Key Normalization for Transformers
 2012.14913 | Geva et al. | 2020 | Transformer Feed-Forward Layers Are Key-Value Memories
@@ -70,13 +71,17 @@ _TABLE = """
 2106.09685 | Hu et al. | 2021 | LoRA: Low-Rank Adaptation of Large Language Models
 2109.01652 | Wei et al. | 2021 | Finetuned Language Models Are Zero-Shot Learners
 2109.08668 | So et al. | 2021 | Primer: Searching for Efficient Transformers
+2202.08906 | Zoph et al. | 2022 | ST-MoE: Designing Stable and Transferable Sparse Expert Models
+2202.09368 | Zhou et al. | 2022 | Mixture-of-Experts with Expert Choice Routing
 2203.02155 | Ouyang et al. | 2022 | Training Language Models to Follow Instructions
 2203.15556 | Hoffmann et al. | 2022 | Training Compute-Optimal Large Language Models
 2204.02311 | Chowdhery et al. | 2022 | PaLM: Scaling Language Modeling with Pathways
 2205.14135 | Dao et al. | 2022 | FlashAttention
 2209.11895 | Olsson et al. | 2022 | In-context Learning and Induction Heads
 2210.10760 | Gao et al. | 2022 | Scaling Laws for Reward Model Overoptimization
+2211.15841 | Gale et al. | 2022 | MegaBlocks: Efficient Sparse Training with Mixture-of-Experts
 2211.17192 | Leviathan et al. | 2022 | Fast Inference from Transformers via Speculative Decoding
+2212.05055 | Komatsuzaki et al. | 2022 | Sparse Upcycling
 2302.01318 | Chen et al. | 2023 | Accelerating LLM Decoding with Speculative Sampling
 2304.11277 | Zhao et al. | 2023 | PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel
 2305.07759 | Eldan and Li | 2023 | TinyStories
@@ -91,6 +96,7 @@ _TABLE = """
 2310.06825 | Jiang et al. | 2023 | Mistral 7B
 2401.04088 | Jiang et al. | 2024 | Mixtral of Experts
 2401.06066 | Dai et al. | 2024 | DeepSeekMoE
+2402.01739 | Xue et al. | 2024 | OpenMoE: An Early Effort on Open Mixture-of-Experts Models
 2402.03300 | Shao et al. | 2024 | DeepSeekMath
 2403.17031 | Huang et al. | 2024 | The N+ Implementation Details of RLHF with PPO
 2404.06395 | Hu et al. | 2024 | MiniCPM: Unveiling the Potential of Small Language Models
@@ -102,6 +108,8 @@ _TABLE = """
 2407.10671 | Yang et al. | 2024 | Qwen2 Technical Report
 2407.21783 | Grattafiori et al. | 2024 | The Llama 3 Herd of Models
 2408.00118 | Gemma Team | 2024 | Gemma 2: Improving Open Language Models at a Practical Size
+2408.15664 | Wang et al. | 2024 | Auxiliary-Loss-Free Load Balancing Strategy
+2409.02060 | Muennighoff et al. | 2024 | OLMoE: Open Mixture-of-Experts Language Models
 2412.05496 | Dong et al. | 2024 | Flex Attention: Generating Optimized Attention Kernels
 2412.06769 | Hao et al. | 2024 | Training Large Language Models to Reason in Latent Space
 2412.08821 | LCM team et al. | 2024 | Large Concept Models

@@ -12,7 +12,9 @@ from typing import Any
 
 
 def stated(values: dict[str, Any], *kinds: type) -> dict[str, Any]:
-    """The entries of `values` that are neither None nor the default of a field of `kinds`.
+    """The entries of `values` that say something and are not the default of a field of `kinds`.
+
+    None says nothing, and neither does a record of changes in which every one is None.
 
     Args:
         values: options by name, as `dataclasses.asdict` gives them.
@@ -22,8 +24,14 @@ def stated(values: dict[str, Any], *kinds: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if value is not None and (name not in defaults or value != defaults[name])
+        if _says(value) and (name not in defaults or value != defaults[name])
     }
+
+
+def _says(value: Any) -> bool:
+    if isinstance(value, dict) and value:
+        return any(map(_says, value.values()))
+    return value is not None
 
 
 def _default(field: dataclasses.Field) -> Any:

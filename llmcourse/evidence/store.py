@@ -16,7 +16,7 @@ from llmcourse.files import atomic_write
 from llmcourse.paths import course_root
 
 # One module of this package each: recipe() -> dict and measure(say) -> dict.
-NAMES = ("part02", "part03", "part04")
+NAMES = ("part02", "part03", "part04", "part05")
 
 
 class StaleEvidence(CourseError):

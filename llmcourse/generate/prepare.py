@@ -8,6 +8,10 @@ rows are stored in the blocks it wants. In bfloat16 there is half as much to rea
 Packing changes where numbers lie, not the model: `prepare_for_inference` gives the same
 `Transformer` with its `Linear` layers stored otherwise. It cannot be trained or saved; the model it
 was made of still can.
+
+Of a mixture of experts (Part 5) each expert's matrices are packed by themselves, so that a token
+reads those of its own experts and no others. Routers stay as they are: they are small, and the
+choice between two experts hangs on small differences.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from llmcourse.model import Transformer
+from llmcourse.model.expert_dispatch import slices
 from llmcourse.model.latent_attention import LatentAttention
 from llmcourse.model.layers import Linear
+from llmcourse.model.moe import ExpertStack, between_products
+from llmcourse.model.router import Router
 
 PACKABLE = (torch.float32, torch.bfloat16)
 
@@ -63,6 +70,31 @@ class PackedLinear(nn.Module):
         return f"{self.d_in} -> {self.d_out}, {self.dtype}, packed"
 
 
+class PackedExperts(nn.Module):
+    """`ExpertStack` with every expert's two matrices packed: the same networks, for inference only.
+
+    Args:
+        stack: left as it is.
+        dtype: float32 or bfloat16.
+    """
+
+    def __init__(self, stack: ExpertStack, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.activation, self.gated = stack.activation, stack.gated
+        self.up = _packed_each(stack.up, stack.up_bias, dtype)
+        self.down = _packed_each(stack.down, stack.down_bias, dtype)
+
+    def one(self, e: int, x: Tensor) -> Tensor:
+        """Expert e's network: (n, C) -> (n, C)."""
+        hidden = between_products(self.up[e](x), self.activation, self.gated)
+        return self.down[e](hidden)
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """All experts' networks: rows (A, C) sorted by expert, counts (E,) of them each."""
+        made = [self.one(e, piece) for e, piece in slices(rows, counts)]
+        return torch.cat(made) if made else torch.empty_like(rows)
+
+
 def prepare_for_inference(model: Transformer, dtype: torch.dtype | None = None) -> Transformer:
     """The same model, ready to write fast: evaluation mode, `dtype`, packed weights.
 
@@ -89,6 +121,10 @@ def prepare_for_inference(model: Transformer, dtype: torch.dtype | None = None) 
     for name, module in list(ready.named_modules()):
         if isinstance(module, Linear) and pack and not _needs_its_weight(ready, name):
             _replace(ready, name, _packed(module.weight, module.bias, dtype))
+        elif isinstance(module, ExpertStack) and pack:
+            _replace(ready, name, PackedExperts(module, dtype))
+        elif isinstance(module, Router):
+            _convert(module, dtype, narrow=False)
         else:
             _convert(module, dtype)
     if pack and ready.head is None:
@@ -102,11 +138,21 @@ def _packed(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> PackedLi
     return PackedLinear(weight.detach().to(dtype), bias)
 
 
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """A module's own parameters and buffers, as copies; the shared ones stay what they are."""
+def _packed_each(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.ModuleList:
+    """(E, out, in) and (E, out) or None -> E packed layers."""
+    biases = [None] * len(weight) if bias is None else bias
+    return nn.ModuleList(_packed(w, b, dtype) for w, b in zip(weight, biases, strict=True))
+
+
+def _convert(module: nn.Module, dtype: torch.dtype, *, narrow: bool = True) -> None:
+    """A module's own parameters and buffers, as copies; the shared ones stay what they are.
+
+    Without `narrow` what is wider than `dtype` stays as wide.
+    """
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            copy = parameter.detach().to(dtype, copy=True)
+            to = dtype if narrow else torch.promote_types(dtype, parameter.dtype)
+            copy = parameter.detach().to(to, copy=True)
             module._parameters[name] = nn.Parameter(copy, requires_grad=False)
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_floating_point():

@@ -19,7 +19,7 @@ from llmcourse.grading.inputs import Draw
 Answer = Callable[..., Any]
 Arguments = tuple[Any, ...]  # those of one call of an answer
 
-PARTS = (1, 2, 3, 4)  # the parts that have exercises; each is a package part01, part02, ...
+PARTS = (1, 2, 3, 4, 5)  # the parts that have exercises; each is a package part01, part02, ...
 
 
 class CheckFailed(CourseError):

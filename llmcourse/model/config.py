@@ -17,6 +17,7 @@ from typing import Any
 
 from llmcourse.model.config_checks import (
     check_choices,
+    check_experts,
     check_heads,
     check_window,
     default_d_ff,
@@ -25,6 +26,7 @@ from llmcourse.model.config_checks import (
     resolve_widths,
     whole_number,
 )
+from llmcourse.model.experts_config import Experts
 from llmcourse.model.presets import PRESETS
 from llmcourse.model.rotary import PLAIN_ROPE, Rope
 
@@ -38,7 +40,10 @@ CHOICES = {
     "attention": ("auto", "naive", "flash", "triton", "sdpa", "flex"),
 }
 # What changes neither a parameter nor its meaning: `Transformer.with_options` may change these.
-FREE = ("context_length", "window", "sinks", "global_every", "attention", "dropout", "rope")
+FREE = (
+    *("context_length", "window", "sinks", "global_every", "attention", "dropout", "rope"),
+    "experts",  # of which only `experts_config.FREE` may change
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,12 @@ class Latent:
 
 
 # Fields that are records of their own.
-RECORDS: dict[str, type] = {"rope": Rope, "rope_local": Rope, "latent": Latent}
+RECORDS: dict[str, type] = {
+    "rope": Rope,
+    "rope_local": Rope,
+    "latent": Latent,
+    "experts": Experts,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class ModelConfig:
     sinks: int = 0  # first tokens that stay visible outside the window
     global_every: int | None = None  # every so many layers one without a window; None: no such
     latent: Latent | None = None  # multi-head latent attention in place of n_kv_heads
+    experts: Experts | None = None  # mixture of experts in place of the feed-forward network
     tie_embeddings: bool = True  # the output layer is the embedding table, transposed
     scale_embeddings: bool | None = None  # times √d_model; None: only for sinusoidal positions
     dropout: float = 0.0  # probability of zeroing, in [0, 1)
@@ -119,6 +130,7 @@ class ModelConfig:
         resolve_widths(self)
         check_heads(self)
         check_window(self)
+        check_experts(self)
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(
                 f"d_model={self.d_model} is odd; sinusoidal positions pair a sine with a cosine "
@@ -159,6 +171,25 @@ class ModelConfig:
         if self.global_every is not None and (layer + 1) % self.global_every == 0:
             return None
         return self.window
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether this layer, counted from 0, is a mixture of experts."""
+        return self.experts is not None and self.experts.is_sparse(layer)
+
+    @property
+    def n_sparse_layers(self) -> int:
+        """How many layers are mixtures of experts."""
+        return sum(self.is_sparse(layer) for layer in range(self.n_layers))
+
+    @property
+    def expert_width(self) -> int:
+        """Width inside one expert; without experts that of the feed-forward network."""
+        return (self.experts and self.experts.d_ff) or self.d_ff
+
+    @property
+    def draws(self) -> bool:
+        """Whether a training step draws random numbers: dropout, or noisy routers."""
+        return self.dropout > 0 or (self.experts is not None and self.experts.noise)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -11,6 +11,9 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
+from llmcourse.model.experts_config import FREE as EXPERTS_FREE
+from llmcourse.model.experts_config import Experts
+
 if TYPE_CHECKING:
     from llmcourse.model.config import ModelConfig
 
@@ -117,12 +120,40 @@ def check_window(config: ModelConfig) -> None:
         whole_number("global_every", config.global_every)
 
 
+def check_experts(config: ModelConfig) -> None:
+    """Sparse layers must be layers of the model."""
+    layers = None if config.experts is None else config.experts.layers
+    if layers is not None and layers[-1] >= config.n_layers:
+        raise ValueError(
+            f"experts layers={layers} names layer {layers[-1]}, but n_layers={config.n_layers}: "
+            f"layers run from 0 to {config.n_layers - 1}"
+        )
+
+
+def check_same_experts(experts: Any, changes: dict[str, Any]) -> None:
+    """Refuse other experts under trained weights, unless only free fields differ."""
+    if "experts" not in changes:
+        return
+    other = changes["experts"]
+    if isinstance(other, dict):
+        other = record(Experts, "experts", other)
+    same = experts is not None and isinstance(other, Experts) and experts.same_weights(other)
+    if not same and not (experts is None and other is None):
+        raise ValueError(
+            f"experts cannot change under trained weights, apart from {list(EXPERTS_FREE)}"
+        )
+
+
 def record(kind: type, name: str, values: dict[str, Any]) -> Any:
     """A field's own dataclass from plain values; an unknown key is refused."""
     fields = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in fields:
             raise ValueError(f"{name} has no field {key!r}; {nearest(key, fields)}")
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    missing = [field for field in needed if field not in values]
+    if missing:
+        raise ValueError(f"{name} needs a value for {', '.join(missing)}")
     return kind(**values)
 
 

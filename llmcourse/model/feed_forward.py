@@ -23,10 +23,14 @@ class FeedForward(nn.Module):
     """x -> W₂ f(W₁ x + b₁) + b₂, from width C to d_ff and back."""
 
     def __init__(
-        self, config: ModelConfig, out_std: float, generator: torch.Generator | None = None
+        self,
+        config: ModelConfig,
+        out_std: float,
+        generator: torch.Generator | None = None,
+        d_ff: int | None = None,
     ) -> None:
         super().__init__()
-        c, f, bias = config.d_model, config.d_ff, config.feed_forward_bias
+        c, f, bias = config.d_model, d_ff or config.d_ff, config.feed_forward_bias
         self.up = Linear(c, f, bias, config.init_std, generator)
         self.down = Linear(f, c, bias, out_std, generator)
         self.activation = ACTIVATIONS[config.activation]
@@ -41,10 +45,14 @@ class GatedFeedForward(nn.Module):
     """x -> W₂ (f(W_gate x) ⊙ W_up x): SwiGLU when f is SiLU, GeGLU when it is GELU."""
 
     def __init__(
-        self, config: ModelConfig, out_std: float, generator: torch.Generator | None = None
+        self,
+        config: ModelConfig,
+        out_std: float,
+        generator: torch.Generator | None = None,
+        d_ff: int | None = None,
     ) -> None:
         super().__init__()
-        c, f, bias = config.d_model, config.d_ff, config.feed_forward_bias
+        c, f, bias = config.d_model, d_ff or config.d_ff, config.feed_forward_bias
         # Both projections read the same input: one product twice as wide.
         self.gate_up = Linear(c, 2 * f, bias, config.init_std, generator)
         self.down = Linear(f, c, bias, out_std, generator)
@@ -57,8 +65,14 @@ class GatedFeedForward(nn.Module):
 
 
 def make_feed_forward(
-    config: ModelConfig, out_std: float, generator: torch.Generator | None = None
+    config: ModelConfig,
+    out_std: float,
+    generator: torch.Generator | None = None,
+    d_ff: int | None = None,
 ) -> nn.Module:
-    """The feed-forward network the config asks for."""
+    """The dense feed-forward network the config asks for; `d_ff` may give it another width.
+
+    A layer that is a mixture of experts has `llmcourse.model.moe.MixtureOfExperts` in its place.
+    """
     kind = GatedFeedForward if config.feed_forward == "gated" else FeedForward
-    return kind(config, out_std, generator)
+    return kind(config, out_std, generator, d_ff)

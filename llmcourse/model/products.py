@@ -156,5 +156,8 @@ def _weights(model: nn.Module) -> Iterator[Tensor]:
     for module in multiplying(model):
         if hasattr(module, "weight"):
             yield module.weight  # a Linear
+        elif hasattr(module, "up"):
+            # Experts: a token meets only a few, so a stack counts as often as one expert's.
+            yield from (module.up[0], module.down[0])
         elif getattr(module, "head", None) is None:
             yield module.embedding.weight  # a Transformer whose output layer is its table

@@ -56,6 +56,7 @@ class Sight(NamedTuple):
     turn: tuple[Tensor, Tensor] | None = None  # cosines and sines for rotary positions
     store: KeyValueStore | None = None  # the cache, if there is one
     record: list[Tensor] | None = None  # where attention weights are appended
+    real: Tensor | None = None  # (B, T) bool, False for padding, which experts leave out
 
 
 class SelfAttention(nn.Module):

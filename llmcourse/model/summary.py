@@ -1,13 +1,14 @@
 """Where the parameters, the arithmetic and the memory of a model are.
 
-Taught in Part 1; the modern layers and the cache in Part 3. Everything is counted from the config
-alone, without building the model; the tests compare the counts with the built model, with torch's
-own FLOP counter and with the memory autograd really keeps.
+Taught in Part 1; the modern layers and the cache in Part 3, experts in Part 5. Everything is
+counted from the config alone, without building the model; the tests compare the counts with the
+built model, with torch's own FLOP counter and with the memory autograd really keeps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmcourse.model.config import ModelConfig
 
@@ -20,11 +21,17 @@ class Summary:
 
     config: ModelConfig
     parameters: dict[str, int]  # numbers learned, by component
+    resting: int  # of these, numbers that one token does not meet: the experts it does not take
     flops: dict[str, int]  # floating-point operations per token, forward, at full context
 
     @property
     def total_parameters(self) -> int:
         return sum(self.parameters.values())
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token meets; of a mixture of experts far fewer than all."""
+        return self.total_parameters - self.resting
 
     @property
     def forward_flops_per_token(self) -> int:
@@ -55,11 +62,13 @@ class Summary:
         keeps. The mask of a window is not counted.
 
         Raises:
-            ValueError: a model with latent attention, for which this is not worked out.
+            ValueError: a model with latent attention or experts, for which this is not worked out.
         """
         c = self.config
         if c.latent is not None:
             raise ValueError("the activations of latent attention are not worked out")
+        if c.experts is not None:
+            raise ValueError("the activations of mixtures of experts are not worked out")
         tokens = tokens or c.context_length
         h, g = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
         attention = c.d_model + (h + 2 * g) + h + c.n_heads  # one log-sum-exp per head
@@ -116,7 +125,10 @@ class Summary:
         rows.append(
             f"{'total':<22}{self.total_parameters:>14,}{'':>8}{self.forward_flops_per_token:>18,}"
         )
-        plain = c.latent is None
+        plain = c.latent is None and c.experts is None
+        if self.resting:
+            share = self.active_parameters / self.total_parameters
+            rows.append(f"active for one token: {self.active_parameters:,} ({share:.1%})")
         rows += [
             f"one training token: {self.training_flops_per_token:,} FLOPs",
             f"weights {_size(self.parameter_bytes)}, "
@@ -130,17 +142,18 @@ class Summary:
 
 def summary(config: ModelConfig) -> Summary:
     """Count parameters and FLOPs of the model that `config` describes."""
-    c, f, v, t = config.d_model, config.d_ff, config.vocab_size, config.context_length
-    layers = config.n_layers
-    gated = config.feed_forward == "gated"
+    c, v, t = config.d_model, config.vocab_size, config.context_length
+    layers, sparse = config.n_layers, config.n_sparse_layers
     matrices, outer, inner = _attention(config)
-    feed_forward = (3 if gated else 2) * c * f
-    feed_forward_bias = ((2 if gated else 1) * f + c) if config.feed_forward_bias else 0
+    learned, multiplied = _feed_forward(config, config.d_ff)
+    routed = _experts(config)
     parameters = {
         "token embedding": v * c,
         "positions": t * c if config.positions == "learned" else 0,
         "attention": layers * (matrices + _attention_biases(config)),
-        "feed-forward": layers * (feed_forward + feed_forward_bias),
+        "feed-forward": (layers - sparse) * learned + sparse * routed.beside[0],
+        "experts": sparse * routed.learned,
+        "routers": sparse * routed.router,
         "norms": _norms(config),
         "output head": 0 if config.tie_embeddings else v * c,
     }
@@ -150,10 +163,53 @@ def summary(config: ModelConfig) -> Summary:
     flops = {
         "attention": layers * 2 * outer,
         "attention scores": keys * 2 * inner,
-        "feed-forward": layers * 2 * feed_forward,
+        "feed-forward": 2 * ((layers - sparse) * multiplied + sparse * routed.beside[1]),
+        "experts": sparse * 2 * routed.multiplied,
+        "routers": sparse * 2 * routed.scored,
         "output head": 2 * v * c,
     }
-    return Summary(config, parameters, flops)
+    if not sparse:
+        for counts in (parameters, flops):
+            del counts["experts"], counts["routers"]
+    return Summary(config, parameters, sparse * routed.resting, flops)
+
+
+def _feed_forward(config: ModelConfig, f: int) -> tuple[int, int]:
+    """One dense network of width f: numbers learned, and multiplications per token."""
+    gated = config.feed_forward == "gated"
+    matrices = (3 if gated else 2) * config.d_model * f
+    biases = ((2 if gated else 1) * f + config.d_model) if config.feed_forward_bias else 0
+    return matrices + biases, matrices
+
+
+class _Experts(NamedTuple):
+    """One sparse layer, counted."""
+
+    learned: int = 0  # numbers in all routed experts
+    resting: int = 0  # of these, in the ones a token does not take
+    multiplied: int = 0  # multiplications per token in those it takes
+    router: int = 0  # numbers in the router
+    scored: int = 0  # multiplications per token in the router, without its noise
+    beside: tuple[int, int] = (0, 0)  # learned and multiplied in what all tokens share
+
+
+def _experts(config: ModelConfig) -> _Experts:
+    experts = config.experts
+    if experts is None:
+        return _Experts()
+    e, k, f = experts.n_experts, experts.n_active, config.expert_width
+    learned, multiplied = _feed_forward(config, f)
+    beside = [_feed_forward(config, experts.n_shared * f)] if experts.n_shared else []
+    beside += [_feed_forward(config, config.d_ff)] if experts.dense_branch else []
+    matrix = e * config.d_model
+    return _Experts(
+        learned=e * learned,
+        resting=(e - k) * learned,
+        multiplied=k * multiplied,
+        router=matrix * (2 if experts.noise else 1) + (e if experts.selection_bias else 0),
+        scored=matrix,
+        beside=(sum(b[0] for b in beside), sum(b[1] for b in beside)),
+    )
 
 
 def keys_seen(config: ModelConfig, window: int | None, tokens: int) -> int:

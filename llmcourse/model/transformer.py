@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llmcourse.model.block import Block, make_norm
 from llmcourse.model.config import FREE, ModelConfig
+from llmcourse.model.config_checks import check_same_experts
 from llmcourse.model.layers import Dropout, Embedding, Linear
 from llmcourse.model.masks import Visibility, positions_in_documents, positions_of
 from llmcourse.model.positions import LearnedPositions, SinusoidalPositions
@@ -60,7 +61,7 @@ class Transformer(nn.Module):
         self.rotary = _make_rotary(config)
         self.dropout = Dropout(config.dropout, generator)
         self.blocks = nn.ModuleList(
-            Block(config, out_std, generator) for _ in range(config.n_layers)
+            Block(config, out_std, generator, layer) for layer in range(config.n_layers)
         )
         # Post-norm blocks end in a norm already; a second one would undo nothing and cost time.
         self.final_norm = nn.Identity() if config.norm_placement == "post" else make_norm(config)
@@ -127,10 +128,10 @@ class Transformer(nn.Module):
         for window in set(self.windows):
             seen = visibility(window, self.config.sinks if window is not None else 0)
             turn = self._turn(window, positions, x.dtype)
-            sights[window] = Sight(seen, turn, cache, record)
+            sights[window] = Sight(seen, turn, cache, record, padding)
         # Not with a cache or a record: a second run would write into them a second time.
         again = self.recompute and cache is None and record is None and torch.is_grad_enabled()
-        draws = self.training and self.config.dropout > 0
+        draws = self.training and self.config.draws
         for layer, (block, window) in enumerate(zip(self.blocks, self.windows)):
             if again:
                 x = recomputed(
@@ -173,6 +174,7 @@ class Transformer(nn.Module):
         for name in changes:
             if name not in FREE:
                 raise ValueError(f"{name} cannot change under trained weights; only {FREE} can")
+        check_same_experts(self.config.experts, changes)
         if "context_length" in changes and self.config.positions in ("learned", "sinusoidal"):
             raise ValueError(
                 f"context_length is the size of the {self.config.positions} position table "

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from llmcourse.data.arithmetic import LEVELS
 from llmcourse.model import ModelConfig
+from llmcourse.model.experts_config import Experts
+from llmcourse.model.presets import PRESETS
 from llmcourse.options import as_dict, read_options
 from llmcourse.tokenizers import END_OF_TEXT
 from llmcourse.train import TrainConfig
@@ -22,12 +24,29 @@ SHARDS = "shards:"  # what the name of a corpus in shards begins with
 MOST_PADDING = 128  # rows of the table that stand for no token: up to a round number, no further
 
 
+def _changes_of(config: type) -> list[tuple[str, typing.Any, typing.Any]]:
+    """Every field of a config as an optional one, None for no change."""
+    hints = typing.get_type_hints(config)
+    return [(f.name, hints[f.name] | None, field(default=None)) for f in dataclasses.fields(config)]
+
+
+def _expert_options() -> type:
+    """Every field of `Experts` as an optional change to the preset's."""
+    made = dataclasses.make_dataclass("ExpertOptions", _changes_of(Experts), frozen=True)
+    made.comments_from = Experts
+    made.__doc__ = "The experts of a mixture; a model whose preset has none needs n_experts."
+    return made
+
+
+ExpertOptions = _expert_options()
+
+
 def _model_options() -> type:
     """A preset's name, and every field of `ModelConfig` as an optional change to it."""
-    hints = typing.get_type_hints(ModelConfig)
     changes = [
-        (f.name, hints[f.name] | None, field(default=None)) for f in dataclasses.fields(ModelConfig)
-    ]
+        ("experts", ExpertOptions, field(default_factory=ExpertOptions)) if name == "experts"
+        else (name, kind, default) for name, kind, default in _changes_of(ModelConfig)
+    ]  # fmt: skip
     made = dataclasses.make_dataclass(
         "ModelOptions", [("preset", str, field(default="showcase")), *changes], frozen=True
     )
@@ -179,6 +198,17 @@ class TrainRun:
         """
         changes = {k: v for k, v in as_dict(self.model).items() if v is not None}
         preset = changes.pop("preset")
+        experts = {k: v for k, v in changes.pop("experts").items() if v is not None}
+        if experts:
+            plain = PRESETS.get(preset, {}).get("experts") or {}
+            plain = dataclasses.asdict(plain) if dataclasses.is_dataclass(plain) else plain
+            missing = {"n_experts", "n_active"} - plain.keys() - experts.keys()
+            if missing:
+                raise ValueError(
+                    f"model.experts needs a value for {' and '.join(sorted(missing))} as well: "
+                    f"preset {preset!r} is a dense model"
+                )
+            changes["experts"] = plain | experts
         asked = changes.setdefault("vocab_size", vocab_size)
         if not vocab_size <= asked < vocab_size + MOST_PADDING:
             raise ValueError(

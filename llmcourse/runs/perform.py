@@ -185,9 +185,11 @@ def _fit(model: Transformer, made: Prepared) -> bool:
 
 def _describe(model: Transformer) -> str:
     config = model.config
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = f"{model.n_parameters():,} parameters"
+    if config.experts is not None:
+        parameters += f", {model.summary().active_parameters:,} active"
     return (
-        f"{parameters:,} parameters: {config.n_layers} layers, {config.n_heads} heads, "
+        f"{parameters}: {config.n_layers} layers, {config.n_heads} heads, "
         f"width {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
 

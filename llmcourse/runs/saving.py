@@ -17,7 +17,10 @@ from llmcourse.train.state import refuse_changes
 
 # What one may also change when a run is taken up again: where it runs, what is seen of it, and how
 # processes share the work, as long as they read the same rows together.
-RUN_MAY_CHANGE = (*MAY_CHANGE, "resume", "timeout", "batch_size", "data", "tensor")
+RUN_MAY_CHANGE = (
+    *(*MAY_CHANGE, "resume", "timeout", "batch_size", "data", "tensor"),
+    "parallel.experts",  # over how many processes they are divided; `model.experts` stays
+)
 
 
 class Saving:
@@ -45,7 +48,8 @@ class Saving:
         if in_pieces and asked.keep_best:
             raise ValueError(
                 "checkpoints.keep_best is for models that every process has whole; with "
-                "parallel.data=fsdp or parallel.tensor above 1 only the newest checkpoint is kept"
+                "parallel.data=fsdp, or parallel.tensor or parallel.experts above 1, only the newest "
+                "checkpoint is kept"
             )
         self.checkpoints: Checkpoints | None = None
         if asked.every or asked.keep_best:

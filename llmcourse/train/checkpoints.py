@@ -245,10 +245,13 @@ def refuse_changed_run(
 
 
 def _flat(values: Mapping[str, Any], without: set[str], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, with values as JSON would give them back."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, with values as JSON would give them back.
+
+    `without` names what is left out: "b" at any depth, "a.b" only there.
+    """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if name in without:
+        if name in without or f"{prefix}{name}" in without:
             continue
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, without, f"{prefix}{name}.")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llmcourse.train.balance import forget_loads, move_selection_biases
 from llmcourse.train.config import TrainConfig
 from llmcourse.train.history import History, StepRecord
 from llmcourse.train.objective import Loss, n_targets
@@ -73,6 +74,7 @@ def training_steps(
         raise ValueError("the state was made for another model or config than the loop is given")
     parameters = list(model.parameters())
     model.zero_grad()  # what an earlier experiment left behind must not join the first step
+    forget_loads(model)
     for step in range(state.step + 1, config.steps + 1):
         started = time.perf_counter()
         rate = learning_rate(
@@ -94,6 +96,7 @@ def training_steps(
             norm = state.processes.clip_gradient_norm(parameters, config.clip_norm)
         if norm is None or not math.isfinite(norm):
             model.zero_grad()
+            forget_loads(model)
             if state.scaler is None:
                 raise FloatingPointError(_what_went_wrong(step, mean, norm, rate))
             norm = None
@@ -101,6 +104,7 @@ def training_steps(
             for optimizer in state.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
+            move_selection_biases(model, state.processes)
         scale = state.scaler.state.scale if state.scaler else None
         if state.scaler:
             state.scaler.update(norm is not None)

@@ -1,13 +1,13 @@
 """One process among several that train one model: what it exchanges with the others, and when.
 
-Taught in Part 4; made by `llmcourse.train.parallel.start`, which says what the choices are. CPUs
-talk through gloo, GPUs through nccl.
+Taught in Part 4, with experts in Part 5; made by `llmcourse.train.parallel.start`, which says what
+the choices are. CPUs talk through gloo, GPUs through nccl.
 
 Sources: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704; Zhao et al. 2023, "PyTorch FSDP",
 arXiv 2304.11277, here in its second edition (`fully_shard`), one `DTensor` for each parameter.
 
-Deviations: parameters travel in the dtype they are stored in, under autocast too. Dropout draws the
-same numbers on each share of the data, whose rows differ.
+Deviations: parameters travel in the dtype they are stored in, under autocast too. Dropout
+and noisy routers draw the same numbers on each share of the data, whose rows differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
@@ -33,16 +33,13 @@ from torch.nn.parallel import DistributedDataParallel
 from llmcourse.errors import LostContact
 from llmcourse.model import Transformer
 from llmcourse.model.block import Block
-from llmcourse.train.config import TrainConfig
+from llmcourse.train.expert_parallel import DividedExperts, check_divisible_experts
 from llmcourse.train.processes import Processes
 from llmcourse.train.tensor_parallel import Cuts, check_divisible, cut_model, local_config
 from llmcourse.train.watch import Watch, describe, is_contact_error
 
 if TYPE_CHECKING:
     from llmcourse.train.config import TrainConfig
-    from llmcourse.train.parallel import ParallelConfig
-
-if TYPE_CHECKING:
     from llmcourse.train.parallel import ParallelConfig
 
 
@@ -81,13 +78,25 @@ class ManyProcesses(Processes):
         groups, names = [self._data_group, self._tensor_group], ("data", "tensor")
         self._mesh = DeviceMesh.from_group(groups, device.type, grid, mesh_dim_names=names)
         self._world = DeviceMesh.from_group(dist.group.WORLD, device.type)
-        self._cuts, self._config = Cuts({}, ()), None  # of the model that was wrapped last
+        self.experts_size = parallel.experts
+        if self.experts_size > 1:  # then all processes are shares of the data
+            grid = torch.arange(self.world_size).reshape(-1, self.experts_size)
+            groups = [
+                _group_of(rows, self.rank, timeout) for rows in (grid.T.tolist(), grid.tolist())
+            ]
+            names = ("replicas", "experts")
+            self._experts_mesh = DeviceMesh.from_group(
+                groups, device.type, grid, mesh_dim_names=names
+            )
+        # Of the model that was wrapped last:
+        self._cuts, self._config = Cuts({}, ()), None
+        self._experts: DividedExperts | None = None
         self._watch = Watch(store, self.rank, self.world_size)
         self._before: Any = None  # what SIGTERM did before
 
     @property
     def pieces(self) -> bool:
-        return self.tensor_size > 1 or self._sharded
+        return self.tensor_size > 1 or self.experts_size > 1 or self._sharded
 
     @property
     def _sharded(self) -> bool:
@@ -105,39 +114,60 @@ class ManyProcesses(Processes):
             return value
         return float(self._reduced([value], self._data_group)[0])
 
+    @torch.no_grad()
+    def total(self, tensor: Tensor) -> Tensor:
+        if self.data_size == 1:
+            return tensor
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self._data_group)
+        return total
+
     def all(self, flag: bool) -> bool:
         return float(self._reduced([float(not flag)], dist.group.WORLD)[0]) == 0.0
 
     def wrap(self, objective: nn.Module) -> nn.Module:
-        """Cut layers, then share the data. The weights are those of rank 0.
+        """Cut layers and divide experts, then share the data. The weights are those of rank 0.
 
         One model at a time: `whole`, `canonical` and `restored` are about the one wrapped last.
 
         Raises:
-            ValueError: tensor > 1 and a model that is not a `Transformer` or cannot be cut.
+            ValueError: tensor > 1 and a model that is not a `Transformer` or cannot be cut;
+                experts > 1 and a model without experts, or whose experts cannot be divided.
         """
         model = _model_of(objective)
         if self.tensor_size > 1:
             if not isinstance(model, Transformer):
                 raise ValueError(f"tensor > 1 cuts a Transformer, got {type(model).__name__}")
             check_divisible(model.config, self.tensor_size)
+        if self.experts_size > 1:
+            check_divisible_experts(getattr(model, "config", None), self.experts_size)
         with torch.no_grad():
             for tensor in (*objective.parameters(), *objective.buffers()):
                 dist.broadcast(tensor.detach(), 0)
         self._config = getattr(model, "config", None)
         if self.tensor_size > 1:
             self._cuts = cut_model(model, self._mesh["tensor"])
+        divided: Collection[str] = ()
+        if self.experts_size > 1:
+            self._experts = model.divided = DividedExperts(model, self._experts_mesh)
+            divided = self._experts.parameters
         if self._sharded:
+            # Few numbers, which the loop moves by what all processes count: whole everywhere.
+            biases = {p for n, p in model.named_parameters() if n.endswith("selection_bias")}
             for module in list(objective.modules()):
                 if isinstance(module, Block):
-                    fully_shard(module, mesh=self._mesh["data"])
+                    fully_shard(module, mesh=self._mesh["data"], ignored_params=biases)
             # The rest (embedding, last norm, head) belongs to the objective and not to the model:
             # a loss may use the output matrix without the model's `forward`.
-            fully_shard(objective, mesh=self._mesh["data"])
+            fully_shard(objective, mesh=self._mesh["data"], ignored_params=biases)
         for name, parameter in model.named_parameters():
-            parameter.is_cut = name in self._cuts.cuts
+            parameter.is_cut = name in self._cuts.cuts or name in divided
         if self.data_size == 1 or self._sharded:
             return objective
+        kept = {id(parameter) for name, parameter in model.named_parameters() if name in divided}
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            objective, [name for name, p in objective.named_parameters() if id(p) in kept]
+        )
         devices = None if self.device.index is None else [self.device.index]
         return DistributedDataParallel(
             objective, device_ids=devices, process_group=self._data_group
@@ -156,6 +186,9 @@ class ManyProcesses(Processes):
             for name, parameter in _model_of(objective).named_parameters():
                 if name in self._cuts.summed and parameter.grad is not None:
                     dist.all_reduce(_local(parameter.grad), group=self._tensor_group)
+        divided = getattr(_model_of(objective), "divided", None)
+        if last and divided is not None:
+            divided.average_gradients()
 
     @contextlib.contextmanager
     def evaluating(self, objective: nn.Module) -> Iterator[None]:
@@ -168,8 +201,10 @@ class ManyProcesses(Processes):
             # Blocks collect their parameters themselves; the root's would wait for its forward.
             fully_shard.state(objective)._lazy_init()  # or the first block takes itself for it
             objective.unshard()
+        divided = getattr(model, "divided", None)
         try:
-            yield
+            with contextlib.nullcontext() if divided is None else divided.collecting():
+                yield
         finally:
             if isinstance(objective, FSDPModule):
                 objective.reshard()
@@ -181,7 +216,7 @@ class ManyProcesses(Processes):
         if not max_norm > 0:
             raise ValueError(f"max_norm={max_norm} must be greater than 0 (infinity never clips)")
         found = [p for p in parameters if p.grad is not None]
-        # Of what every process of a tensor group has, and of what is cut among them.
+        # Of what every process has, and of what is cut or divided among those of a group.
         kinds: tuple[list[Tensor], list[Tensor]] = ([], [])
         for parameter in found:
             kinds[getattr(parameter, "is_cut", False)].append(_local(parameter.grad).norm())
@@ -190,10 +225,13 @@ class ManyProcesses(Processes):
         ]
         if self._sharded:
             squares = self._reduced(squares, self._data_group).tolist()
-        if self.tensor_size > 1:
+        group, size = self._tensor_group, self.tensor_size
+        if self._experts is not None:
+            group, size = self._experts_mesh.get_group("experts"), self.experts_size
+        if size > 1:
             # What all have is added up too, so that each computes exactly the same norm.
-            same, cut = self._reduced(squares, self._tensor_group).tolist()
-            squares = [same / self.tensor_size, cut]
+            same, cut = self._reduced(squares, group).tolist()
+            squares = [same / size, cut]
         total = math.sqrt(sum(squares))
         if total > max_norm:
             for parameter in found:
@@ -219,6 +257,8 @@ class ManyProcesses(Processes):
 
     @torch.no_grad()
     def canonical(self, name: str, tensor: Tensor) -> Tensor:
+        if self._experts is not None and name in self._experts.parameters:
+            return self._experts.canonical(tensor)
         if name not in self._cuts.cuts:
             return tensor.detach()
         # Pieces of blocks are no run of rows. Dividing the rows evenly among all processes is.
@@ -227,6 +267,8 @@ class ManyProcesses(Processes):
 
     @torch.no_grad()
     def restored(self, name: str, tensor: Tensor, like: Tensor) -> Tensor:
+        if self._experts is not None and name in self._experts.parameters:
+            return tensor.to_local()
         if name not in self._cuts.cuts:
             return tensor
         whole = tensor.full_tensor()
@@ -239,6 +281,8 @@ class ManyProcesses(Processes):
         tensor = tensor.detach()
         if isinstance(tensor, DTensor):
             tensor = tensor.full_tensor()
+        if self._experts is not None and name in self._experts.parameters:
+            return self._experts.whole(tensor)
         if name not in self._cuts.cuts:
             return tensor
         pieces = [torch.empty_like(tensor) for _ in range(self.tensor_size)]

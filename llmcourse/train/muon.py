@@ -57,6 +57,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(CheckedOptimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay, for matrices only.
 
+    A stack of matrices, as experts have, is updated matrix by matrix.
+
     A step changes a matrix (m, n) by lr √max(1, m / n) times an orthogonal matrix, so that the
     output of a layer changes about equally much whatever its shape.
 
@@ -69,7 +71,7 @@ class Muon(CheckedOptimizer):
             None is the parameter's own.
 
     Raises:
-        ValueError: a parameter is not a matrix, or a setting is out of range.
+        ValueError: a parameter is neither a matrix nor a stack of them; a setting out of range.
     """
 
     settings = ("lr", "momentum", "weight_decay")
@@ -86,10 +88,10 @@ class Muon(CheckedOptimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim != 2:
+                if parameter.ndim not in (2, 3):
                     raise ValueError(
-                        f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}; "
-                        f"give vectors and embeddings to AdamW"
+                        f"Muon takes matrices and stacks of them, got a parameter of shape "
+                        f"{tuple(parameter.shape)}; give vectors and embeddings to AdamW"
                     )
 
     @staticmethod
@@ -123,11 +125,13 @@ class Muon(CheckedOptimizer):
             # Nesterov: look one step ahead along the running mean.
             ahead.append(parameter.grad.lerp(mean, momentum))
         dtype = self.dtype or ahead[0].dtype
+        rows, columns = parameters[0].shape[-2:]
         if len(ahead) == 1 or type(ahead[0]) is not Tensor:  # such as pieces on several processes
             updates = [orthogonalise(matrix.to(dtype)) for matrix in ahead]
         else:
-            updates = list(orthogonalise(torch.stack(ahead).to(dtype)))  # (matrices, m, n)
-        rows, columns = parameters[0].shape
+            # (matrices, m, n), those of stacked parameters one by one
+            joint = torch.stack(ahead).view(-1, rows, columns).to(dtype)
+            updates = list(orthogonalise(joint).view(len(ahead), *parameters[0].shape))
         scale = max(1.0, rows / columns) ** 0.5
         for parameter, update in zip(parameters, updates):
             parameter.mul_(1 - lr * group["weight_decay"])

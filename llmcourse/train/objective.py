@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmcourse.data.batches import IGNORE_INDEX, Batch
+from llmcourse.model.routing import record_routing, sparse_layers
+from llmcourse.train.balance import with_routing_loss
 from llmcourse.train.chunked_loss import chunked_next_token_loss
 from llmcourse.train.config import TrainConfig
 from llmcourse.train.losses import cross_entropy
@@ -34,9 +36,15 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.sparse = bool(sparse_layers(model))
 
     def forward(self, batch: Any) -> Tensor:
-        return self.loss(self.model, batch)
+        if not (self.sparse and self.model.training):  # whoever trains sets the model's mode
+            return self.loss(self.model, batch)
+        # Whatever the loss is, routers are trained beside it: its gradient has theirs too.
+        with record_routing(self.model) as routings:
+            value = self.loss(self.model, batch)
+        return with_routing_loss(value, routings, batch)
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:

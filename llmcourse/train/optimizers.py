@@ -27,15 +27,15 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     """
     adam = {"betas": (config.beta1, config.beta2), "fused": True}
     if config.optimizer == "adamw":
-        groups = decay_groups(model.parameters(), config.weight_decay)
+        groups = decay_groups(model.parameters(), config.weight_decay, stacked_vectors(model))
         return [torch.optim.AdamW(groups, lr=config.learning_rate, **adam)]
     if config.optimizer == "sgd":
-        groups = decay_groups(model.parameters(), config.weight_decay)
+        groups = decay_groups(model.parameters(), config.weight_decay, stacked_vectors(model))
         return [SGD(groups, lr=config.learning_rate, momentum=config.beta1)]
     hidden = [p for p in hidden_matrices(model) if p.requires_grad]
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in chosen]
-    groups = decay_groups(rest, config.weight_decay)
+    groups = decay_groups(rest, config.weight_decay, stacked_vectors(model))
     half = torch.bfloat16 if config.precision == "bfloat16" else None
     return [
         Muon(hidden, config.muon_learning_rate, weight_decay=config.weight_decay, dtype=half),
@@ -44,20 +44,46 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The matrices inside the blocks of a model, in order."""
-    return [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    """The matrices inside the blocks of a model, in order; those of experts are stacked.
+
+    A router is an output head: it maps to experts, which have no direction to keep straight.
+    """
+    vectors = {id(p) for p in stacked_vectors(model)}
+    return [
+        p
+        for name, p in model.named_parameters()
+        if name.startswith("blocks.")
+        and p.ndim in (2, 3)
+        and ".router." not in name
+        and id(p) not in vectors
+    ]
 
 
-def decay_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict]:
+def stacked_vectors(model: nn.Module) -> list[Tensor]:
+    """The biases of experts: vectors, though those of all experts lie in one (E, width) tensor."""
+    return [p for name, p in model.named_parameters() if name.endswith("_bias") and p.ndim == 2]
+
+
+def decay_groups(
+    parameters: Iterable[Tensor], weight_decay: float, vectors: Iterable[Tensor] = ()
+) -> list[dict]:
     """Two parameter groups: matrices decay, vectors (biases, norm scales) do not.
 
     Decay pulls a weight towards zero. For a matrix that is a preference for simple functions; for a
     norm's scale or a bias it would only distort the size of what flows through.
+
+    Args:
+        parameters: frozen ones are left out.
+        weight_decay: of the matrices.
+        vectors: parameters that do not decay although they have two dimensions.
     """
+    spared = {id(p) for p in vectors}
     trainable = [p for p in parameters if p.requires_grad]
+    decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in spared]
+    rest = [p for p in trainable if p.ndim < 2 or id(p) in spared]
     return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
     ]
 
 

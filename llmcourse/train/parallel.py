@@ -11,6 +11,9 @@ training loop asks (`llmcourse.train.processes`). The processes form a grid of d
 - tensor: processes that cut every layer between them and read the same rows
   (`llmcourse.train.tensor_parallel`).
 
+The experts of a sparse model may be divided among processes of the data dimension; then tokens
+travel to their experts and back (Part 5, `llmcourse.train.expert_parallel`).
+
 Either way the result is that of one process with the same global batch, up to rounding. What it
 takes is in `llmcourse.train.many_processes`.
 """
@@ -38,13 +41,20 @@ class ParallelConfig:
 
     data: str = "ddp"  # "ddp": a whole copy each; "fsdp": parameters divided among the processes
     tensor: int = 1  # processes that cut each layer between them
+    experts: int = 1  # processes that divide the experts of each sparse layer between them
     timeout: float = 300.0  # seconds that a process waits for the others before it gives up
 
     def __post_init__(self) -> None:
         if self.data not in DATA:
             raise ValueError(f"data={self.data!r} is unknown; choose one of {list(DATA)}")
-        if self.tensor < 1:
-            raise ValueError(f"tensor={self.tensor} must be at least 1 process")
+        for name in ("tensor", "experts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1 process")
+        if self.experts > 1 and (self.data != "ddp" or self.tensor > 1):
+            raise ValueError(
+                f"experts={self.experts} does not go together with data={self.data!r} and "
+                f"tensor={self.tensor}: choose data='ddp' and tensor=1, or experts=1"
+            )
         if not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout={self.timeout} must be a number of seconds above 0")
 
@@ -61,11 +71,13 @@ def start(parallel: ParallelConfig, device: torch.device) -> Processes:
         LostContact: the others did not come.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if world_size % parallel.tensor:
-        raise ValueError(
-            f"tensor={parallel.tensor} needs a number of processes that it divides, and there are "
-            f"{world_size}; for example: torchrun --nproc-per-node {parallel.tensor} -m llmcourse"
-        )
+    for name in ("tensor", "experts"):
+        size = getattr(parallel, name)
+        if world_size % size:
+            raise ValueError(
+                f"{name}={size} needs a number of processes that it divides, and there are "
+                f"{world_size}; for example: torchrun --nproc-per-node {size} -m llmcourse"
+            )
     if world_size == 1:
         return Processes(device)
     # Imported here: one process alone needs none of torch's distributed engine.

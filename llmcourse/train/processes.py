@@ -55,6 +55,11 @@ class Processes:
         """The sum of a number over the shares of the data."""
         return value
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor, number by number, over the shares of the data: how many tokens each
+        expert was given on all of them, for example. The tensor itself is left as it is."""
+        return tensor
+
     def all(self, flag: bool) -> bool:
         """Whether the flag is true on every process: what one decides alone, the others miss."""
         return flag

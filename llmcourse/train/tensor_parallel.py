@@ -139,6 +139,11 @@ def check_divisible(config: ModelConfig, size: int) -> None:
                 f"{name}={value} cannot be divided among tensor={size} processes; choose a number "
                 f"of processes that divides it"
             )
+    if config.experts is not None:
+        raise ValueError(
+            "the experts of a sparse model are not cut by tensor > 1; divide them among processes "
+            "(experts > 1), or use data='fsdp'"
+        )
     if config.latent is not None:
         raise ValueError("latent attention is not cut by tensor > 1; use data='fsdp' instead")
     if config.qk_norm == "width":

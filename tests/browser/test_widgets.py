@@ -270,3 +270,82 @@ def test_designer_moves_with_the_resumed_step(scaling_up, tmp_path: Path):
     wait_for_words(scaling_up, "Warm-up of 100 updates")
     assert the(scaling_up.views(), "tokens per byte") == before  # the other widget is still
     scaling_up.screenshot(tmp_path / "designer.png")
+
+
+SPARSE = (
+    "from llmcourse import show\nfrom llmcourse.model import ModelConfig, Transformer\n"
+    "from llmcourse.model.experts_config import Experts\n"
+    "from llmcourse.tokenizers import ByteTokenizer\nimport torch\n"
+    "def made(seed, layers):\n"
+    "    experts = Experts(n_experts=8, n_active=2, layers=layers)\n"
+    "    config = ModelConfig(vocab_size=256, context_length=64, n_layers=4, n_heads=4, d_model=32,"
+    " init_std=0.2, experts=experts)\n"
+    "    return Transformer(config, generator=torch.Generator().manual_seed(seed))",
+    "viewer = show.routing_viewer({0.0: made(0, (1, 3)), 0.01: made(1, (1, 3))}, ByteTokenizer())\n"
+    "viewer",
+    "single = show.routing_viewer(made(2, (3,)), ByteTokenizer(), 'One model')\nsingle",
+    "import matplotlib.pyplot as plt\nviewer.static()\nplt.show()",
+)
+
+
+@pytest.fixture(scope="module")
+def sparse(course, browser):
+    """A notebook with the widget of Part 5: over two models, and over one with one layer."""
+    cells = [nbformat.v4.new_code_cell(source) for source in SPARSE]
+    opened = course.open(browser, notebook_of(course, "sparse.ipynb", cells))
+    opened.cells_run = opened.run_all()
+    yield opened
+    opened.close()
+
+
+def test_routing_viewers_appear_and_say_only_what_is_stable(sparse):
+    plain = [
+        "".join(output["data"]["text/plain"])
+        for cell in sparse.cells_run[1:3]
+        for output in cell["outputs"]
+    ]
+    assert plain == [
+        "RoutingViewer(2 models, 2 sparse layers, 8 experts)",
+        "RoutingViewer(1 model, 1 sparse layer, 8 experts)",
+    ]
+    assert len(sparse.views()) == 2
+    assert sparse.page.locator(".jp-RenderedImage img").count() == 1  # the static figure
+
+
+def press_first(opened, description: str, key: str, times: int = 1) -> None:
+    """Move the first of several sliders of one name by keyboard."""
+    row = opened.page.locator(".widget-slider").filter(
+        has=opened.page.get_by_text(description, exact=True)
+    )
+    handle = row.first.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+
+
+def test_keys_choose_model_layer_and_token(sparse, tmp_path: Path):
+    single = the(sparse.views(), "<b>O</b> at 0")
+    wait_for_words(sparse, "Balance loss 0.01, layer 1: B at 0 goes to experts")
+    before = sparse.views()
+    press_first(sparse, "balance loss", "ArrowLeft")
+    wait_for_words(sparse, "Balance loss 0, layer 1: B at 0 goes to experts")
+    assert sparse.views() != before
+    press_first(sparse, "layer", "ArrowRight")
+    wait_for_words(sparse, "Balance loss 0, layer 3: B at 0 goes to experts")
+    press_first(sparse, "token", "ArrowRight", times=2)
+    wait_for_words(sparse, "Balance loss 0, layer 3: a at 2 goes to experts")
+    assert single in sparse.views()  # the other widget is still
+    sparse.screenshot(tmp_path / "routing.png")
+    assert (tmp_path / "routing.png").stat().st_size > 10_000
+
+
+def test_a_typed_sentence_is_routed(sparse, tmp_path: Path):
+    press_first(sparse, "token", "Home")  # wherever the test before has left it
+    field = sparse.page.locator(".widget-text input").first
+    field.fill("Zoe ran.")
+    field.press("Enter")
+    wait_for_words(sparse, ": Z at 0 goes to experts")
+    [view] = [view for view in sparse.views() if "<b>Z</b> at 0" in view]
+    assert view.count("data-token=") == 8 and view.count("data-expert=") == 8
+    sparse.screenshot(tmp_path / "typed.png")

@@ -64,13 +64,14 @@ def test_a_config_states_every_choice(path: Path):
     # What is stated is what is built: no default steps in.
     built = run.model_config(data["model"].get("vocab_size", 900)).to_dict()
     said = {"vocab_size": 900} | {k: v for k, v in data["model"].items() if k != "preset"}
+    experts = said.pop("experts", {})  # of which only the named fields are stated
     assert {key: built[key] for key in said} == said
+    assert {key: (built["experts"] or {}).get(key) for key in experts} == experts
     # And what later parts have added is switched off.
     sizes = ("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "attention_bias")
     plain = ModelConfig(**{name: built[name] for name in sizes}).to_dict()
-    assert {k: built[k] for k in fields - said.keys()} == {
-        k: plain[k] for k in fields - said.keys()
-    }
+    later = fields - said.keys() - ({"experts"} if experts else set())
+    assert {k: built[k] for k in later} == {k: plain[k] for k in later}
 
 
 def test_the_showcase_has_its_exact_size():
@@ -88,3 +89,16 @@ def test_the_tales_model_stays_within_its_size():
     run = load(ROOT / "configs/tales.yaml")
     assert parameters(run.model_config(1024)) <= 1_500_000
     assert (run.corpus, run.batching) == ("tales", "documents")
+
+
+def test_experts_on_the_laptop_are_as_active_as_the_dense_model():
+    dense = load(ROOT / "configs/laptop.yaml").model_config(1024)
+    config = load(ROOT / "configs/laptop_experts.yaml").model_config(1024)
+    experts = config.experts
+    assert config.replace(experts=None) == dense
+    assert experts.n_active * experts.d_ff == dense.d_ff
+    counted = Transformer(config).summary()
+    routers = config.n_layers * experts.n_experts * config.d_model
+    biases = config.n_layers * config.d_model  # of every expert's output, where a network has one
+    assert counted.active_parameters == parameters(dense) + routers + biases
+    assert counted.total_parameters == parameters(config)

@@ -12,6 +12,7 @@ from llmcourse.grading.core import assess
 from llmcourse.grading.guard import Guard, ShortcutUsed, resolve
 from llmcourse.grading.inputs import bounded, narrow
 from llmcourse.grading.records import PARTS, exercises, find
+from llmcourse.grading.routes import WrongRows
 
 OWN = "the work is your own"
 # For each exercise a function of the course that does it, and a call in the exercise's signature.
@@ -64,6 +65,18 @@ LIBRARY = {
     "4.11": ("llmcourse.data.packing", "packed_batch"),
     "4.12": ("llmcourse.model.feed_forward", "FeedForward"),
     "4.13": ("llmcourse.train.chunked_loss", "chunked_cross_entropy"),
+    "5.1": ("llmcourse.model.router", "choose_top_k"),
+    "5.2": ("llmcourse.model.router_losses", "router_z_loss"),
+    "5.3": ("llmcourse.model.summary", "summary"),
+    "5.4": ("llmcourse.model.router", "choose_by_experts"),
+    "5.5": ("llmcourse.model.router_losses", "load_balancing_loss"),
+    "5.6": ("llmcourse.model.router", "within_capacity"),
+    "5.7": ("llmcourse.model.router_losses", "bias_step"),
+    "5.8": ("llmcourse.model.router", "choose_top_k"),
+    "5.9": ("llmcourse.model.router", "choose_by_experts"),
+    "5.10": ("llmcourse.model.upcycle", "upcycle"),
+    "5.11": ("llmcourse.model.expert_dispatch", "dispatch_grouped"),
+    "5.12": ("llmcourse.model.moe", "MixtureOfExperts"),
 }
 TORCH = {
     "1.2": [
@@ -260,6 +273,18 @@ def test_flash_attention_meets_the_keys_in_tiles():
     assert (q @ k[:block].T).shape == (7, 3)
     with pytest.raises(ValueError, match="has an axis of length 7 already"):
         narrow(torch.zeros(7, 2), 7)
+
+
+def test_experts_take_their_tokens_in_one_call():
+    """5.11: an expert refuses more rows than chose it, and fewer; another counts for itself."""
+    x, experts, _, _, run = find("5.11").inputs(0, 4)
+    for e in range(len(run.counts)):
+        mine = (experts == e).any(dim=1)
+        assert run(e, x[mine]).shape == x[mine].shape
+        for rows in (x, x[:0], x[mine][1:]):
+            if len(rows) != int(mine.sum()):
+                with pytest.raises(WrongRows, match="they come in one call"):
+                    run(e, rows)
 
 
 def test_the_chunked_loss_has_room_for_a_chunk():

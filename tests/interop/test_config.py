@@ -154,13 +154,130 @@ WILD = {
         "tie_word_embeddings": False,
         "vocab_size": 100352,
     },
-    # As published, but for first_k_dense_replace (1 there).
-    "deepseek-v2-lite-dense": {
+    "mixtral-8x7b": {
+        "model_type": "mixtral",
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
+    "qwen3-30b-a3b": {
+        "model_type": "qwen3_moe",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "olmoe-1b-7b": {
+        "model_type": "olmoe",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "clip_qkv": None,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 1024,
+        "max_position_embeddings": 4096,
+        "norm_topk_prob": False,
+        "num_attention_heads": 16,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "router_aux_loss_coef": 0.01,
+        "tie_word_embeddings": False,
+        "vocab_size": 50304,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "aux_loss_alpha": 0.001,
+        "ep_size": 1,
+        "first_k_dense_replace": 3,
+        "hidden_act": "silu",
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 163840,
+        "moe_intermediate_size": 2048,
+        "moe_layer_freq": 1,
+        "n_group": 8,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 61,
+        "num_key_value_heads": 128,
+        "num_nextn_predict_layers": 1,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "seq_aux": True,
+        "tie_word_embeddings": False,
+        "topk_group": 4,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 128,
+        "vocab_size": 129280,
+    },
+    "deepseek-v2-lite": {
         "model_type": "deepseek_v2",
         "attention_bias": False,
         "attention_dropout": 0.0,
         "aux_loss_alpha": 0.001,
-        "first_k_dense_replace": 27,
+        "first_k_dense_replace": 1,
         "hidden_act": "silu",
         "hidden_size": 2048,
         "intermediate_size": 10944,
@@ -199,6 +316,39 @@ WILD = {
         "v_head_dim": 128,
         "vocab_size": 102400,
     },
+}
+
+# Larger ones of a family, by what differs.
+WILD["mixtral-8x22b"] = WILD["mixtral-8x7b"] | {
+    "hidden_size": 6144,
+    "intermediate_size": 16384,
+    "max_position_embeddings": 65536,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 56,
+    "router_aux_loss_coef": 0.001,
+    "router_jitter_noise": 0.0,
+}
+WILD["qwen3-235b-a22b"] = WILD["qwen3-30b-a3b"] | {
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "max_window_layers": 94,
+    "moe_intermediate_size": 1536,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 94,
+}
+WILD["deepseek-v2"] = WILD["deepseek-v2-lite"] | {
+    "hidden_size": 5120,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "n_group": 8,
+    "n_routed_experts": 160,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 60,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "routed_scaling_factor": 16.0,
+    "topk_group": 3,
+    "topk_method": "group_limited_greedy",
 }
 
 
@@ -246,7 +396,15 @@ def test_every_preset_can_be_written_and_read(name):
     again = config_from_huggingface(config_to_huggingface(config))
     assert again.score_scale == pytest.approx(config.score_scale, rel=1e-12)
     assert again.windows == config.windows
-    same = {"attention_scale": None, "rope": Rope(), "rope_local": None}
+    same = {"attention_scale": None, "rope": Rope(), "rope_local": None, "d_ff": 8}
+    assert again.d_ff == config.d_ff or config.n_sparse_layers == config.n_layers
+    if config.experts is not None:
+        wanted, back = config.experts, again.experts
+        assert back.balance_weight == pytest.approx(wanted.balance_weight, rel=1e-12)
+        weight = {"balance_weight": wanted.balance_weight, "d_ff": config.expert_width}
+        same["experts"] = wanted.replace(**weight)
+        assert back.replace(**weight) == same["experts"]
+        assert again.expert_width == config.expert_width
     assert again.replace(**same) == config.replace(**same)
 
 
@@ -260,7 +418,7 @@ def test_both_ways_of_writing_rotary_positions(llama2_config):
 
 
 REFUSALS = [
-    ({"model_type": "mixtral"}, "model_type='mixtral' is not supported: it is a mixture"),
+    ({"model_type": "qwen2_moe"}, "model_type='qwen2_moe' is not supported: its shared expert"),
     ({"model_type": "gemma3"}, "gemma3_text"),
     ({"model_type": None}, "supported: gpt2, llama"),
     ({"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu'"),
@@ -309,8 +467,7 @@ REFUSALS = [
     ({"model_type": "qwen2", "layer_types": ["full_attention"] * 3}, "each of 32 layers"),
     ({"model_type": "gemma2", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
-    ({"model_type": "deepseek_v2"}, "first_k_dense_replace=0 of 32 layers"),
-    ({"model_type": "deepseek_v3"}, "first_k_dense_replace=3 of 32 layers"),
+    ({"model_type": "deepseek_v3", "first_k_dense_replace": None}, "first_k_dense_replace=None"),
     (
         {"model_type": "deepseek_v3", "first_k_dense_replace": 32},
         "rms_norm_eps=1e-05",
@@ -358,7 +515,7 @@ def test_families_are_found(make_llama):
     assert config_to_huggingface(biased)["model_type"] == "qwen2"
     assert config_to_huggingface(make_llama(qk_norm="head"))["model_type"] == "qwen3"
     assert config_to_huggingface(make_llama(), "mistral")["sliding_window"] is None
-    assert len(FAMILIES) == 10
+    assert len(FAMILIES) == 13
 
 
 @pytest.mark.parametrize(

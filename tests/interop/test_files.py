@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llmcourse.errors import CheckpointError
@@ -204,13 +205,35 @@ def test_names_without_their_prefix_and_computed_tensors(make_llama, single):
 
 def test_a_refused_folder_is_never_read(single, monkeypatch):
     """Everything is checked from headers: no number is read of a folder that does not fit."""
-    from llmcourse.interop.huggingface.files import Entry
+    from llmcourse.interop.huggingface.files import TensorFiles
 
     read = []
-    monkeypatch.setattr(Entry, "read", lambda self: read.append(self.name))
+    monkeypatch.setattr(TensorFiles, "read", lambda self, entry: read.append(entry.name))
     change(single, lambda t: t.update({DOWN: torch.ones(3)}))
     refused(single, DOWN)
     assert read == []
+
+
+def test_a_file_is_opened_anew_after_some_megabytes(saved, monkeypatch):
+    """Neither for every tensor, of which there may be thousands, nor never."""
+    from llmcourse.interop.huggingface import files
+
+    model, _, single = saved
+    opened = []
+
+    def note(path, **options):
+        opened.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(files, "safe_open", note)
+    total = sum(p.nbytes for p in model.parameters())
+    for kept in (0, 30_000, 10_000_000):
+        opened.clear()
+        monkeypatch.setattr(files, "KEPT_BYTES", kept)
+        load_huggingface(single)
+        n_tensors = len(files.tensors_of(single))
+        assert len(opened) - 2 <= min(n_tensors, total // max(kept, 1) + 1)  # 2 for the headers
+        assert len(opened) > 2 and (kept > 0 or len(opened) == n_tensors + 2)
 
 
 def test_saving_refuses_and_leaves_nothing(make_llama, tmp_path, monkeypatch):

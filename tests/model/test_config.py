@@ -10,6 +10,7 @@ import torch
 
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.model.config import CHOICES, PRESETS, Latent
+from llmcourse.model.experts_config import Experts
 from llmcourse.model.rotary import Rope
 
 SMALL = {"vocab_size": 11, "context_length": 8, "n_layers": 2, "n_heads": 2, "d_model": 4}
@@ -94,6 +95,78 @@ def test_nested_records_are_written_down_and_checked():
     assert read == config and isinstance(read.latent, Latent) and read.rope_local.base == 50
     with pytest.raises(ValueError, match=r"rope has no field 'bas'; did you mean 'base'"):
         ModelConfig.from_dict(SMALL | {"rope": {"bas": 3}})
+    with pytest.raises(ValueError, match=r"latent needs a value for d_latent"):
+        ModelConfig.from_dict(SMALL | {"positions": "rope", "latent": {"d_rope": 4}})
+
+
+@pytest.mark.parametrize(
+    "experts",
+    [
+        Experts(4, 2),
+        Experts(
+            8, 3, d_ff=5, n_shared=2, score="sigmoid", scale=2.5, selection_bias=True, n_groups=4,
+            n_active_groups=2, group_score="best", layers=(0, 1), balance_over="sequence",
+        ),
+        Experts(4, 2, capacity=1.25, noise=True, dense_branch=True, dispatch="loop", layers=(1,)),
+    ],
+)  # fmt: skip
+def test_experts_are_written_down_and_read(experts):
+    config = ModelConfig(**SMALL, experts=experts)
+    read = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert read == config and read.experts == experts and hash(read) == hash(config)
+    assert isinstance(read.experts, Experts) and config.replace().experts == experts
+    assert config.replace(experts=dataclasses.asdict(experts)) == config
+    assert config.replace(experts=None) == ModelConfig(**SMALL)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_expert": 4}, "experts has no field 'n_expert'; did you mean 'n_experts'?"),
+        ({"n_active": 2}, "experts needs a value for n_experts"),
+        ({}, "experts needs a value for n_experts, n_active"),
+        (
+            {"n_experts": 4, "n_active": 5},
+            "experts n_active=5 is more than n_experts=4; a token cannot take more experts than "
+            "there are: choose 1 to 4",
+        ),
+        (
+            {"n_experts": 4, "n_active": 2, "capacity": 0},
+            "experts capacity=0 must be a number above 0, or None for no limit",
+        ),
+        (
+            {"n_experts": 4, "n_active": 2, "layers": [1, 2]},
+            "experts layers=(1, 2) names layer 2, but n_layers=2: layers run from 0 to 1",
+        ),
+    ],
+)
+def test_experts_as_plain_values_are_checked(values, message):
+    with pytest.raises(ValueError) as refused:
+        ModelConfig.from_dict(SMALL | {"experts": values})
+    assert str(refused.value) == message
+
+
+def test_which_layers_are_sparse():
+    config = ModelConfig(**SMALL | {"n_layers": 4}, experts=Experts(4, 2, layers=(1, 3)))
+    assert [config.is_sparse(i) for i in range(4)] == [False, True, False, True]
+    assert config.n_sparse_layers == 2
+    everywhere, dense = config.replace(experts=Experts(4, 2)), config.replace(experts=None)
+    assert (everywhere.n_sparse_layers, dense.n_sparse_layers) == (4, 0)
+    assert not any(dense.is_sparse(i) for i in range(4))
+
+
+def test_the_width_of_experts():
+    config = ModelConfig(**SMALL, experts=Experts(4, 2))
+    assert config.expert_width == config.d_ff == 16
+    assert config.replace(d_model=8).expert_width == 32, "it follows the model's"
+    assert config.replace(experts=Experts(4, 2, d_ff=3)).expert_width == 3
+    assert ModelConfig(**SMALL, d_ff=7).expert_width == 7
+
+
+def test_what_draws_random_numbers():
+    noisy = Experts(4, 2, noise=True)
+    drawn = [{}, {"experts": Experts(4, 2)}, {"experts": noisy}, {"dropout": 0.1}]
+    assert [ModelConfig(**SMALL, **c).draws for c in drawn] == [False, False, True, True]
 
 
 def test_windows_of_layers():
@@ -152,6 +225,12 @@ def test_sizes_are_whole_numbers(field, value):
             r"d_head=4 with fraction=0.3 gives 1",
         ),
         ({"rope": {"base": 5}}, r"rope={'base': 5} must be a Rope"),
+        ({"experts": {"n_experts": 4}}, r"experts={'n_experts': 4} must be an? Experts\(...\)"),
+        ({"experts": 4}, r"experts=4 must be an? Experts"),
+        (
+            {"experts": Experts(4, 2, layers=(0, 2))},
+            r"experts layers=\(0, 2\) names layer 2, but n_layers=2: layers run from 0 to 1",
+        ),
         ({"window": 0}, r"window=0 must be a whole number"),
         ({"sinks": 2}, r"sinks=2 has no effect without a window"),
         ({"sinks": -1, "window": 3}, r"sinks=-1 must be a whole number of at least 0"),

@@ -8,6 +8,7 @@ from torch import nn
 
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.model import products as module
+from llmcourse.model.experts_config import Experts
 from llmcourse.model.layers import Linear
 from llmcourse.model.products import (
     choose_products,
@@ -183,6 +184,42 @@ class TestSetProducts:
         set_products(model, "convolution")
         other = model.with_options(dropout=0.1)
         assert all(m.product is convolution_product for m in multiplying(other))
+
+    def sparse(self, **changes):
+        sizes = {"vocab_size": 31, "context_length": 12, "n_layers": 2, "n_heads": 2, "d_model": 24}
+        experts = Experts(**{"n_experts": 4, "n_active": 2} | changes)
+        return Transformer(
+            ModelConfig(**sizes, experts=experts, tie_embeddings=False),
+            torch.Generator().manual_seed(0),
+        )
+
+    def test_experts_multiply_as_the_rest_does(self):
+        model, ids = self.sparse(), torch.randint(31, (2, 12))
+        stacks = [block.feed_forward.experts for block in model.blocks]
+        assert all(stack in multiplying(model) for stack in stacks)
+        found = {}
+        for choice in ("plain", "convolution"):
+            set_products(model, choice)
+            assert len({stack.product for stack in stacks} | {model.product}) == 1
+            logits = model(ids)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+            found[choice] = [logits, *torch.autograd.grad(loss, list(model.parameters()))]
+        for a, b in zip(*found.values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert uses_convolution(
+            lambda: model.blocks[0].feed_forward.experts.one(0, model(ids)[0, :, :24])
+        )
+        assert model.with_options(dropout=0.1).blocks[0].feed_forward.experts.product is (
+            convolution_product
+        )
+
+    def test_auto_measures_a_shape_of_one_expert(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            module, "measure", lambda o, c: asked.append((o, c)) or {"plain": 1.0, "convolution": 9}
+        )
+        choose_products(self.sparse(d_ff=200))
+        assert asked == [(200, 24)]
 
     def test_a_wrapped_model(self, model):
         wrapped = nn.ModuleDict({"model": model})

@@ -7,10 +7,14 @@ import torch
 
 from llmcourse.generate.cache import DenseCache
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.experts_config import Experts
 from llmcourse.train import cross_entropy
 
 SIZES = {"vocab_size": 31, "context_length": 24, "n_layers": 3, "n_heads": 2, "d_model": 24}
 MODERN = {"positions": "rope", "norm": "rms", "feed_forward": "gated", "n_kv_heads": 1}
+SPARSE = {"experts": Experts(4, 2, n_shared=1, layers=(0, 2))}
+CROWDED = {"experts": Experts(4, 2, capacity=0.75, dispatch="loop")}
+NOISY = {"experts": Experts(4, 2, noise=True)}
 
 
 def build(seed=0, own=True, **changes):
@@ -40,7 +44,10 @@ def identical(first, second):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("changes", [{}, MODERN, {"norm_placement": "sandwich", "window": 5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, MODERN, {"norm_placement": "sandwich", "window": 5}, MODERN | SPARSE, MODERN | CROWDED],
+)
 def test_same_loss_and_gradients(changes, autocast):
     plain = learn(build(**changes), False, autocast=autocast)
     assert identical(plain, learn(build(**changes), True, autocast=autocast))
@@ -55,6 +62,17 @@ def test_dropout_draws_the_same_numbers_again(changes, own):
     assert identical(plain, again)
     other = learn(build(own=own, dropout=0.2, **changes), False, steps=2)
     assert not identical(plain, other), "dropout drew nothing"
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_noisy_routers_draw_the_same_noise_again(own, dropout):
+    """Other noise would send tokens to other experts the second time: an error, or wrong slopes."""
+    plain = learn(build(own=own, dropout=dropout, **NOISY), False, steps=3)
+    again = learn(build(own=own, dropout=dropout, **NOISY), True, steps=3)
+    assert identical(plain, again)
+    other = learn(build(own=own, dropout=dropout, **NOISY), False, steps=2)
+    assert not identical(plain, other), "the routers drew nothing"
 
 
 def test_the_generator_is_left_where_the_forward_pass_left_it():
@@ -102,8 +120,9 @@ def test_padding_and_documents():
     padding[0, :7] = False
     documents = torch.arange(24).div(9, rounding_mode="floor").expand(3, 24).contiguous()
     for inputs in ({"padding": padding}, {"documents": documents}):
-        plain = learn(build(**MODERN), False, **inputs)
-        assert identical(plain, learn(build(**MODERN), True, **inputs))
+        for changes in (MODERN, MODERN | SPARSE):
+            plain = learn(build(**changes), False, **inputs)
+            assert identical(plain, learn(build(**changes), True, **inputs))
 
 
 def test_a_cache_and_a_record_are_written_once():

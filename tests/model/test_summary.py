@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmcourse.model import ModelConfig, Transformer
 from llmcourse.model.config import Latent
+from llmcourse.model.experts_config import Experts
 from llmcourse.model.summary import summary
 from llmcourse.train.losses import cross_entropy
 
@@ -32,13 +33,28 @@ LATENT = [
     {"positions": "rope", "latent": Latent(6, None, 8, 4, 5), "norm": "rms"},
     {"positions": "rope", "latent": Latent(6, 10, 8, 4, 5), "attention_bias": False},
 ]
+# What Part 5 adds.
+SPARSE = [
+    {"experts": Experts(4, 2)},
+    {"experts": Experts(1, 1, n_shared=1), "feed_forward_bias": False},
+    {"experts": Experts(6, 6, d_ff=7, dispatch="loop"), "feed_forward": "gated"},
+    {"experts": Experts(4, 1, layers=(0, 2), dense_branch=True, d_ff=9), "norm": "rms"},
+    {"experts": Experts(8, 2, noise=True, selection_bias=True, layers=(1,)), "d_ff": 20},
+    {"experts": Experts(6, 2, choice="expert", n_shared=3, d_ff=5), "feed_forward_bias": False},
+    LATENT[0]
+    | {
+        "experts": Experts(8, 3, d_ff=6, n_shared=2, score="sigmoid", selection_bias=True),
+        "feed_forward": "gated",
+        "feed_forward_bias": False,
+    },
+]
 
 
 def config_of(**changes):
     return ModelConfig(**SIZES | changes)
 
 
-@pytest.mark.parametrize("changes", VARIANTS + LATENT)
+@pytest.mark.parametrize("changes", VARIANTS + LATENT + SPARSE)
 def test_parameters_are_those_of_the_built_model_component_by_component(changes):
     model = Transformer(config_of(**changes))
     counted = dict.fromkeys(summary(model.config).parameters, 0)
@@ -51,6 +67,8 @@ def test_parameters_are_those_of_the_built_model_component_by_component(changes)
             component = "output head"
         elif "norm" in name:
             component = "norms"
+        elif ".router." in name or ".experts." in name:
+            component = "routers" if ".router." in name else "experts"
         else:
             component = "attention" if ".attention." in name else "feed-forward"
         counted[component] += parameter.numel()
@@ -58,10 +76,10 @@ def test_parameters_are_those_of_the_built_model_component_by_component(changes)
     assert summary(model.config).total_parameters == model.n_parameters()
 
 
-@pytest.mark.parametrize("changes", VARIANTS + LATENT)
+@pytest.mark.parametrize("changes", VARIANTS + LATENT + SPARSE)
 def test_flops_are_those_torch_counts(changes):
     config = config_of(attention="naive", **changes)
-    model = Transformer(config)
+    model = Transformer(config).eval()  # without the router's noise, which evaluation does not have
     for block in model.blocks:
         block.attention.absorb = False  # the form that is counted
     ids = torch.randint(67, (3, 48))
@@ -178,3 +196,61 @@ def test_sharing_heads_and_a_latent_vector_shrink_the_cache():
     with pytest.raises(ValueError, match="activations of latent attention are not worked out"):
         latent.activation_bytes(1)
     assert "cache for decoding" in str(latent) and "activations for training" in str(full)
+
+
+class TestExperts:
+    @pytest.mark.parametrize("changes", SPARSE)
+    def test_active_parameters_are_those_a_token_touches(self, changes):
+        """One token through the built model: a network it does not take gets no gradient."""
+        model = Transformer(config_of(**changes)).double().train()
+        for parameter in model.parameters():  # so that no activation is exactly flat
+            parameter.data.normal_(0, 0.3)
+        model(torch.tensor([[5]])).square().sum().backward()
+        touched = 0
+        for name, parameter in model.named_parameters():
+            if ".experts." in name:
+                slopes = parameter.grad.flatten(1).abs().amax(1)  # (E,)
+                touched += int((slopes > 0).sum()) * parameter[0].numel()
+            else:
+                touched += parameter.numel()
+        s = model.summary()
+        if changes["experts"].choice == "expert":  # which take one token each, however few
+            assert touched == s.total_parameters
+            touched = s.total_parameters - s.resting
+        assert touched == s.active_parameters
+        assert s.resting == s.total_parameters - touched
+
+    def test_by_hand(self):
+        # Mixtral's shape, small: gated networks without biases.
+        changes = {"feed_forward": "gated", "feed_forward_bias": False, "n_layers": 3}
+        experts = Experts(8, 2, d_ff=10, n_shared=1, layers=(1, 2), dense_branch=True)
+        s = summary(config_of(experts=experts, d_ff=50, **changes))
+        assert s.parameters["experts"] == 2 * 8 * 3 * 32 * 10
+        assert s.parameters["routers"] == 2 * 8 * 32
+        assert s.parameters["feed-forward"] == 3 * 32 * 50 + 2 * 3 * 32 * (10 + 50)
+        assert s.resting == 2 * 6 * 3 * 32 * 10
+        assert s.flops["experts"] == 2 * 2 * 2 * 3 * 32 * 10
+        assert s.flops["routers"] == 2 * 2 * 8 * 32
+
+    def test_more_experts_cost_memory_and_hardly_any_arithmetic(self):
+        few, many = (summary(config_of(experts=Experts(e, 2))) for e in (2, 64))
+        dense = summary(config_of())
+        assert many.parameters["experts"] == 32 * few.parameters["experts"]
+        assert many.flops["experts"] == few.flops["experts"] == 2 * dense.flops["feed-forward"]
+        rest = {name: n for name, n in many.flops.items() if name != "routers"}
+        assert rest == {name: n for name, n in few.flops.items() if name != "routers"}
+        assert few.active_parameters == few.total_parameters and few.resting == 0
+        assert dense.active_parameters == dense.total_parameters
+        assert "experts" not in dense.parameters and "routers" not in dense.flops
+
+    def test_the_printed_table_says_what_is_active(self):
+        s = summary(config_of(experts=Experts(8, 2)))
+        share = s.active_parameters / s.total_parameters
+        assert f"active for one token: {s.active_parameters:,} ({share:.1%})" in str(s)
+        rows = {line[:22].strip(): line[22:].split() for line in str(s).splitlines()[2:]}
+        assert rows["experts"][0] == f"{s.parameters['experts']:,}"
+        assert rows["routers"][2] == f"{s.flops['routers']:,}"
+        assert "active for one token" not in str(summary(config_of()))
+        assert "activations for training" not in str(s)
+        with pytest.raises(ValueError, match="activations of mixtures of experts are not worked"):
+            s.activation_bytes(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.experts_config import Experts
 from llmcourse.model.masks import causal_mask, padding_mask
 from llmcourse.model.positions import sinusoidal_positions
 from llmcourse.train.losses import cross_entropy
@@ -374,3 +376,87 @@ def test_float32_and_bfloat16_stay_close_to_float64():
     low = model.bfloat16()(ids)
     assert low.dtype == torch.bfloat16
     assert (low.double() - exact).abs().max() < 0.15 * exact.std()
+
+
+class TestExperts:
+    """What a mixture of experts asks of the whole model; the layer itself is in test_moe.py."""
+
+    EXPERTS = Experts(4, 2, d_ff=9, selection_bias=True, capacity=1.0, layers=(1,))
+
+    def test_standard_deviations(self):
+        config = ModelConfig.preset("showcase", n_layers=8, experts=Experts(4, 2, n_shared=1))
+        model = Transformer(config, seeded())
+        for name, parameter in model.named_parameters():
+            if ".feed_forward." in name and not name.endswith("bias"):
+                scaled = ".down" in name
+                wanted = 0.02 / math.sqrt(2 * 8) if scaled else 0.02
+                tolerance = 0.1 if ".router." in name else 0.02
+                assert parameter.std().item() == pytest.approx(wanted, rel=tolerance), name
+
+    def test_the_first_loss_is_that_of_guessing(self):
+        config = ModelConfig.preset("showcase", n_layers=2, experts=Experts(8, 2))
+        ids = torch.randint(config.vocab_size, (32, 65), generator=seeded(1))
+        loss = cross_entropy(Transformer(config, seeded())(ids[:, :-1]), ids[:, 1:]).item()
+        assert loss == pytest.approx(math.log(config.vocab_size) + 0.026, abs=0.02)
+
+    def test_with_options_shares_the_weights(self):
+        model, ids = small(experts=self.EXPERTS), torch.randint(13, (2, 9), generator=seeded(5))
+        free = self.EXPERTS.replace(
+            capacity=None, dispatch="loop", balance_weight=0.5, balance_over="model",
+            z_weight=1.0, importance_weight=1.0, bias_rate=0.5,
+        )  # fmt: skip
+        for given in (free, dataclasses.asdict(free)):
+            other = model.with_options(experts=given)
+            assert other.config.experts == free and other.training == model.training
+            mine, theirs = dict(model.named_parameters()), dict(other.named_parameters())
+            assert mine.keys() == theirs.keys()
+            assert all(tensor is theirs[name] for name, tensor in mine.items())
+        assert not torch.allclose(other(ids), model(ids)), "there is no capacity any more"
+        same = other.with_options(experts=self.EXPERTS)
+        torch.testing.assert_close(same(ids), model(ids), rtol=0, atol=1e-13)
+        assert torch.equal(model.with_options(window=3).with_options(window=None)(ids), model(ids))
+
+    @pytest.mark.parametrize(
+        "experts",
+        [
+            None,
+            Experts(4, 2),
+            EXPERTS.replace(n_active=1),
+            EXPERTS.replace(score="sigmoid"),
+            EXPERTS.replace(layers=None),
+            dataclasses.asdict(EXPERTS) | {"d_ff": 8},
+            7,
+        ],
+    )
+    def test_with_options_refuses_what_changes_weights(self, experts):
+        model = small(experts=self.EXPERTS)
+        with pytest.raises(ValueError) as refused:
+            model.with_options(experts=experts)
+        assert str(refused.value) == (
+            "experts cannot change under trained weights, apart from ['bias_rate', 'capacity', "
+            "'balance_weight', 'balance_over', 'z_weight', 'importance_weight', 'dispatch']"
+        )
+
+    def test_a_dense_model_stays_dense(self):
+        with pytest.raises(ValueError, match="experts cannot change under trained weights"):
+            small().with_options(experts=self.EXPERTS)
+        assert small().with_options(experts=None).config.experts is None
+
+    def test_gradients_agree_with_finite_differences(self):
+        """Where no token changes its experts on the way."""
+        model = small(experts=self.EXPERTS.replace(capacity=None))
+        ids = torch.randint(13, (2, 6), generator=seeded(5))
+        cross_entropy(model(ids[:, :-1]), ids[:, 1:]).backward()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    continue
+                direction = torch.randn(parameter.shape, dtype=torch.float64, generator=seeded(9))
+                ends = []
+                for sign in (1, -1):
+                    parameter.data += sign * 1e-6 * direction
+                    ends.append(cross_entropy(model(ids[:, :-1]), ids[:, 1:]).item())
+                    parameter.data -= sign * 1e-6 * direction
+                slope = (ends[0] - ends[1]) / 2e-6
+                wanted = (parameter.grad * direction).sum().item()
+                assert slope == pytest.approx(wanted, rel=1e-4, abs=1e-7), name

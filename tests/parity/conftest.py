@@ -10,6 +10,7 @@ import torch
 
 from llmcourse.interop.huggingface import FAMILIES, load_huggingface, to_ours
 from llmcourse.interop.huggingface.files import read_json
+from llmcourse.interop.huggingface.match import arrange
 
 CONTEXT, VOCABULARY, WINDOW = 128, 101, 8
 BODY = {
@@ -46,6 +47,23 @@ MLA = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 10,
     "first_k_dense_replace": 3,
+}
+# A dense layer, then sparse ones: 3 of 8 experts in the best 2 of 4 groups, beside 2 shared ones.
+V3 = MLA | {
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 12,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+}
+V2 = V3 | {"n_group": None, "topk_group": None, "routed_scaling_factor": 1.5}
+QWEN3_MOE = {
+    "head_dim": 12,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
 }
 GPT2 = {
     "vocab_size": VOCABULARY,
@@ -116,6 +134,31 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
         "deepseek_v3",
         BODY | MLA | {"rope_interleave": False, "attention_bias": True},
     ),
+    "mixtral": ("mixtral", BODY | {"num_local_experts": 4}),
+    "mixtral-windowed": (
+        "mixtral",
+        BODY | {"num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": WINDOW},
+    ),
+    "qwen3-moe": ("qwen3_moe", BODY | QWEN3_MOE | {"norm_topk_prob": True}),
+    "qwen3-moe-hybrid": (  # sparse are layers 1, 3 and 5 but for 3
+        "qwen3_moe",
+        BODY
+        | QWEN3_MOE
+        | {"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [0, 3]},
+    ),
+    "olmoe": ("olmoe", BODY | {"num_experts": 6, "num_experts_per_tok": 3}),
+    "deepseek-v2-experts": ("deepseek_v2", BODY | V2),
+    "deepseek-v2-groups": (
+        "deepseek_v2",
+        BODY | V2 | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+    ),
+    "deepseek-v3-experts": ("deepseek_v3", BODY | V3 | {"routed_scaling_factor": 2.5}),
+    "deepseek-v3-one-group": (
+        "deepseek_v3",
+        BODY
+        | V3
+        | {"first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    ),
 }
 
 
@@ -133,8 +176,11 @@ class Pair(NamedTuple):
     def mapped(self, published: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Any published tensors, gradients for example, under our names and in our layout."""
         values = read_json(self.folder / "config.json")
-        rules = FAMILIES[values["model_type"]].rules(self.ours().config, values)
-        return to_ours(rules, published)
+        family = FAMILIES[values["model_type"]]
+        # transformers stacks its experts in memory, and takes them apart when it saves.
+        rules, called = arrange(family, family.rules(self.ours().config, values), published)
+        named = {called[name]: tensor for name, tensor in published.items()}
+        return to_ours([rule for rule in rules if rule.pieces[0].name in named], named)
 
 
 @contextlib.contextmanager
@@ -175,7 +221,7 @@ def make_pair(tmp_path_factory):
             return made[name]
         kind, values = PEERS[name]
         config = transformers.AutoConfig.for_model(kind, **values)
-        config._attn_implementation = "eager"
+        config._attn_implementation = config._experts_implementation = "eager"
         build = transformers.AutoModelForCausalLM.from_config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -187,6 +233,9 @@ def make_pair(tmp_path_factory):
             std = 0.05 if small else 0.15
             # Norm weights and biases too: a model whose norms are all one hides a swapped norm.
             parameter.data += torch.empty_like(parameter).normal_(0, std, generator=generator)
+        for buffer_name, buffer in theirs.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.2, generator=generator)
         folder = tmp_path_factory.mktemp(name)
         theirs.save_pretrained(folder)
         with in_float64(), torch.random.fork_rng(devices=[]):

@@ -40,7 +40,9 @@ def test_their_own_cache_changes_nothing(make_pair):
     assert torch.equal(their_tokens(pair, ids), their_tokens(pair, ids, use_cache=False))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "mistral", "gemma3", "deepseek-v3"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "mistral", "gemma3", "deepseek-v3", "mixtral-windowed", "deepseek-v3-experts"]
+)
 def test_ragged_prompts(make_pair, name):
     """Left-padded prompts of unequal length, each as if it were alone."""
     pair = make_pair(name)

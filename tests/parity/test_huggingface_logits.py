@@ -56,17 +56,24 @@ def test_left_padded_rows(pair, float64):
 
 
 def test_loading_in_bfloat16(pair):
-    """Rounded weights, the same tables of angles: near, and not the same."""
+    """Rounded weights, the same tables of angles: near, and not the same.
+
+    Where experts are nearly equal, rounding sends some tokens to others; so it is farther then.
+    """
     ids = torch.randint(VOCABULARY, (2, 40))
     ours, exact = pair.ours(dtype=torch.bfloat16), pair.ours()
-    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
+    for name, parameter in ours.named_parameters():
+        wide = name.endswith("selection_bias")  # which decides between scores that nearly tie
+        assert parameter.dtype == (torch.float32 if wide else torch.bfloat16), name
     with torch.no_grad():
         wanted = exact(ids)
         off = (ours(ids).float() - wanted).std() / wanted.std()
-    assert 1e-4 < off < 0.15
+    assert 1e-4 < off < (0.15 if ours.config.experts is None else 0.3)
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "qwen2-windowed"])
+@pytest.mark.parametrize(
+    "name", ["mistral", "gemma2", "gemma3", "qwen2-windowed", "mixtral-windowed"]
+)
 def test_the_window_is_where_theirs_is(make_pair, name):
     """One token more or less in the window is a difference that the comparison above would see."""
     pair = make_pair(name)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from llmcourse.interop.huggingface import load_huggingface, save_huggingface
 from llmcourse.model import ModelConfig, Transformer
@@ -75,3 +76,26 @@ def test_a_model_made_here(tmp_path):
     with torch.no_grad():
         wanted = theirs.float()(ids).logits
         torch.testing.assert_close(ours.float()(ids), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe-hybrid", "deepseek-v3-experts"])
+def test_experts_that_transformers_saved_stacked(make_pair, tmp_path, name):
+    """The form it has them in, beside the published one that it writes unless asked."""
+    pair = make_pair(name)
+    pair.theirs.save_pretrained(tmp_path, save_original_format=False)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as held:
+        assert any(key.endswith("experts.gate_up_proj") for key in held.keys())  # noqa: SIM118
+    wanted = pair.ours().state_dict()
+    for key, tensor in load_huggingface(tmp_path).state_dict().items():
+        assert torch.equal(tensor, wanted[key]), key
+
+
+def test_the_selection_bias_in_half_precision(make_pair, tmp_path):
+    """Every weight in bfloat16 but for that one, there as here, and bit by bit the same."""
+    pair = make_pair("deepseek-v3-experts")
+    folder = save_huggingface(pair.ours(dtype=torch.bfloat16), tmp_path / "half")
+    again, theirs = load_theirs(folder), pair.theirs.state_dict()
+    wide = [key for key, t in again.state_dict().items() if t.dtype == torch.float32]
+    assert wide == [f"model.layers.{i}.mlp.gate.e_score_correction_bias" for i in (1, 2)]
+    for key, tensor in again.state_dict().items():
+        assert torch.equal(tensor, theirs[key].to(tensor.dtype)), key

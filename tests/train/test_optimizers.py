@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmcourse.model import ModelConfig, Transformer
+from llmcourse.model.experts_config import Experts
 from llmcourse.train import TrainConfig
 from llmcourse.train.muon import Muon, orthogonalise
 from llmcourse.train.optimizers import (
@@ -67,6 +68,48 @@ class TestGroups:
         every = {name for name, _ in model.named_parameters()}
         assert names_of(model, rest) == every - wanted and len(rest) == len(every - wanted)
         assert muon.param_groups[0]["lr"] == 0.05 and adamw.param_groups[0]["lr"] == 1e-3
+
+    SPARSE = Experts(4, 2, n_shared=1, noise=True, selection_bias=True, layers=(1,))
+
+    def test_muon_takes_stacked_experts_and_no_router(self):
+        model = make(experts=self.SPARSE)
+        config = TrainConfig(steps=100, optimizer="muon")
+        muon, adamw = make_optimizers(model, config)
+        taken = names_of(model, muon.param_groups[0]["params"])
+        inside = "blocks.1.feed_forward."
+        assert {n for n in taken if n.startswith(inside)} == {
+            f"{inside}{leaf}"
+            for leaf in ("experts.up", "experts.down", "shared.up.weight", "shared.down.weight")
+        }
+        rest = names_of(model, [p for g in adamw.param_groups for p in g["params"]])
+        assert {f"{inside}router.weight", f"{inside}router.noise_weight"} <= rest
+        assert not taken & rest
+        every = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert taken | rest == every
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+    def test_stacked_biases_are_vectors(self, optimizer):
+        model = make(experts=self.SPARSE)
+        config = TrainConfig(steps=100, optimizer=optimizer, weight_decay=0.3)
+        optimizers = make_optimizers(model, config)
+        groups = [group for o in optimizers for group in o.param_groups]
+        spared = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
+        every = {name for name, p in model.named_parameters() if p.requires_grad}
+        names = {n for n in every if "norm." in n or n.endswith("bias")}
+        assert names_of(model, spared) == names
+        assert {"blocks.1.feed_forward.experts.up_bias", "final_norm.weight"} <= names
+        count = sum(len(group["params"]) for group in groups)
+        assert count == len(every), "one is there twice, or nowhere"
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+    def test_no_optimiser_takes_the_selection_bias(self, optimizer):
+        model = make(experts=self.SPARSE)
+        config = TrainConfig(steps=100, optimizer=optimizer)
+        held = [
+            p for o in make_optimizers(model, config) for g in o.param_groups for p in g["params"]
+        ]
+        every = {name for name, _ in model.named_parameters()}
+        assert every - names_of(model, held) == {"blocks.1.feed_forward.router.selection_bias"}
 
 
 class TestClip:
@@ -141,7 +184,9 @@ class TestMuon:
     def test_only_matrices(self):
         with pytest.raises(ValueError, match=r"only matrices.*\(3,\)"):
             orthogonalise(torch.zeros(3))
-        with pytest.raises(ValueError, match=r"Muon takes matrices, got .*\(5,\)"):
+        with pytest.raises(
+            ValueError, match=r"Muon takes matrices and stacks of them, got .*\(5,\)"
+        ):
             Muon([torch.zeros(5, requires_grad=True)])
 
     @pytest.mark.parametrize("shape", [(4, 7), (9, 3)])
@@ -163,6 +208,47 @@ class TestMuon:
             torch.testing.assert_close(parameter.data, wanted)
             assert torch.equal(parameter.grad, gradient), "the gradient was changed"
         assert torch.equal(untouched.data, torch.ones(2, 2))
+
+    @pytest.mark.parametrize("shape", [(3, 4, 7), (1, 9, 3), (5, 6, 6), (2, 1, 4), (2, 4, 1)])
+    @pytest.mark.parametrize("n", [1, 2])
+    @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+    def test_a_stack_is_updated_as_each_matrix_would_be(self, shape, n, dtype):
+        generator = torch.Generator().manual_seed(1)
+        start = torch.randn(n, *shape, dtype=torch.float64, generator=generator)
+        options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "dtype": dtype}
+        stacks = [piece.clone().requires_grad_() for piece in start]
+        alone = [m.clone().requires_grad_() for piece in start for m in piece]
+        together = Muon(stacks, **options)
+        each = [Muon([matrix], **options) for matrix in alone]
+        for _ in range(3):
+            gradient = torch.randn(n, *shape, dtype=torch.float64, generator=generator)
+            gradient[0, 0] *= 1e3  # one matrix's size is nothing to another
+            for stack, slope in zip(stacks, gradient):
+                stack.grad = slope.clone()
+            for matrix, slope in zip(alone, gradient.flatten(0, 1)):
+                matrix.grad = slope.clone()
+            together.step()
+            for one in each:
+                one.step()
+        found = torch.cat([stack.detach() for stack in stacks])
+        tolerance = 1e-12 if dtype is None else 2e-2
+        torch.testing.assert_close(
+            found, torch.stack([m.detach() for m in alone]), rtol=0, atol=tolerance
+        )
+        assert not torch.allclose(found, start.flatten(0, 1), atol=0.05)
+
+    def test_a_matrix_of_a_stack_without_gradient_is_only_decayed(self):
+        """An expert without tokens: no direction, so no step; the decay goes on."""
+        stack = torch.ones(2, 3, 4, dtype=torch.float64, requires_grad=True)
+        stack.grad = torch.zeros_like(stack)
+        stack.grad[1] = torch.randn(3, 4, dtype=torch.float64)
+        Muon([stack], lr=0.1, weight_decay=0.5).step()
+        torch.testing.assert_close(stack[0].detach(), torch.full((3, 4), 0.95).double())
+        assert (stack[1] - 0.95).abs().max() > 0.01
+
+    def test_four_dimensions_are_too_many(self):
+        with pytest.raises(ValueError, match=r"got a parameter of shape \(2, 2, 2, 2\)"):
+            Muon([torch.zeros(2, 2, 2, 2, requires_grad=True)])
 
     @pytest.mark.parametrize(
         "options", [{"lr": -1.0}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -0.1}]

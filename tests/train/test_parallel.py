@@ -11,8 +11,6 @@ import os
 import pickle
 import runpy
 import shutil
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 
 from llmcourse.errors import CheckpointError, LostContact
 from llmcourse.model import ModelConfig, Transformer
@@ -32,55 +29,10 @@ from llmcourse.train.processes import Processes
 from llmcourse.train.tensor_parallel import Cut, check_divisible, local_config, plan_of
 from llmcourse.train.watch import Watch, describe, is_contact_error
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("parallel_worker.py")
-RUN = ("-m", "torch.distributed.run", "--standalone")
 CASES = ("ddp", "fsdp", "tensor", "tensor_modern")
 worker = runpy.run_path(str(WORKER))
-
-
-def torchrun(n: int, *arguments: str) -> subprocess.CompletedProcess:
-    """Own port, own session: nothing that a test beside this one does can meet it."""
-    return subprocess.run(
-        [sys.executable, *RUN, "--nproc-per-node", str(n), str(WORKER), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,  # a machine that is busy may stop for minutes
-    )
-
-
-def run_alone(case: str, folder: Path) -> dict[str, Any]:
-    """The run on one process; it also saves itself at the step where the many do."""
-    state = worker["begin"](case)
-    first = worker["weights"](state)
-    seen = worker["run"](state, worker["SAVED"])
-    sharded_checkpoint.save(folder / f"{case}-alone", state)
-    at_saved = worker["weights"](state)
-    seen += worker["run"](state)
-    return {
-        "seen": seen,
-        "first": first,
-        "at_saved": at_saved,
-        "final": worker["weights"](state),
-    }
-
-
-def run_both(
-    folder: Path, cases: tuple[str, ...], n: int, end: str = "well"
-) -> dict[str, dict[str, Any]]:
-    alone = {case: run_alone(case, folder) for case in cases}
-    done = torchrun(n, str(folder), *cases, end)
-    (folder / "stderr").write_text(done.stderr)
-    assert (done.returncode == 0) == (end == "well"), done.stderr[-4000:]
-    both = {}
-    for case in cases:
-        many = json.loads((folder / f"{case}.json").read_text())
-        many["final"] = load_file(folder / f"{case}.safetensors")
-        many["at_saved"] = load_file(folder / f"{case}-at-saved.safetensors")
-        many["from_alone"] = load_file(folder / f"{case}-from-alone.safetensors")
-        both[case] = {"alone": alone[case], "many": many}
-    return both
+torchrun, run_both, same_run = (worker[name] for name in ("torchrun", "run_both", "same_run"))
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +47,6 @@ def two(folder) -> dict[str, dict[str, Any]]:
     both = run_both(folder, CASES, 2, end="killed")
     torch.set_num_threads(threads)
     return both
-
-
-def same_run(both: dict[str, Any]) -> None:
-    alone, many = both["alone"], both["many"]
-    losses = torch.tensor([[a[0], b[0]] for a, b in zip(alone["seen"], many["seen"], strict=True)])
-    norms = torch.tensor([[a[1], b[1]] for a, b in zip(alone["seen"], many["seen"], strict=True)])
-    torch.testing.assert_close(losses[:, 1], losses[:, 0], rtol=0, atol=3e-6)
-    torch.testing.assert_close(norms[:, 1], norms[:, 0], rtol=3e-6, atol=0)
-    assert [a[2] for a in alone["seen"]] == [b[2] for b in many["seen"]]
-    for name, final in alone["final"].items():
-        moved = (final - alone["first"][name]).abs().max()
-        assert moved > 2e-3  # a hundred times what may differ
-        torch.testing.assert_close(many["final"][name], final, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,7 +84,7 @@ def test_saved_by_one_and_loaded_by_two(two, case):
 @pytest.mark.parametrize("case", CASES)
 def test_two_that_resume_end_with_the_same_bits(two, case):
     assert two[case]["many"]["same_back"]
-    assert two[case]["many"]["same_end"]
+    assert two[case]["many"]["end_apart"] == 0.0
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -175,7 +114,7 @@ def test_four_processes_in_a_grid(tmp_path):
     for case in both:
         same_run(both[case])
         many, alone = both[case]["many"], both[case]["alone"]
-        assert many["same_back"] and many["same_end"]
+        assert many["same_back"] and many["end_apart"] == 0.0
         assert worker["equal"](many["from_alone"], alone["at_saved"])
         assert many["drawn"][0] < 1e-6 and many["drawn"][1]
 

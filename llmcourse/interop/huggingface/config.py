@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from llmcourse.interop.huggingface.families import FAMILIES, Family
+from llmcourse.interop.huggingface.families.experts import sparse_layers
 from llmcourse.interop.huggingface.reader import Reader
 from llmcourse.model.config import ModelConfig
 from llmcourse.model.rotary import Rope
@@ -18,14 +19,21 @@ from llmcourse.model.rotary import Rope
 # Architectures a reader may well try, and why they are not here.
 REFUSED = {
     "gemma3": "it also reads images; its text part has model_type 'gemma3_text'",
-    "mixtral": "it is a mixture of experts",
-    "qwen2_moe": "it is a mixture of experts",
-    "qwen3_moe": "it is a mixture of experts",
-    "olmoe": "it is a mixture of experts",
-    "gpt_oss": "it is a mixture of experts",
+    "qwen2_moe": "its shared expert has a gate of its own",
+    "gpt_oss": "its experts have biases and clipped activations, its attention learned sinks",
 }
 # Fields that do not enter the arithmetic of evaluation.
 ASIDE = ("attention", "dropout", "init_std")
+# The same of `Experts`: how its router is trained, and how tokens reach experts.
+ASIDE_EXPERTS = (
+    "bias_rate",
+    "balance_weight",
+    "balance_over",
+    "z_weight",
+    "importance_weight",
+    "dispatch",
+)
+HIDDEN = 3  # fields, as which a family counts that fails before any can be compared
 # Which of a rope's fields its scaling uses, beside base, fraction and scaling.
 ROPE_FIELDS = {
     "linear": ("factor",),
@@ -62,19 +70,20 @@ def config_to_huggingface(config: ModelConfig, family: str | None = None) -> dic
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family {family!r} is unknown; known: {', '.join(FAMILIES)}")
-    closest: list[str] | None = None
-    nearest = ""
+    fewest, closest, nearest = math.inf, [], ""
     for candidate in FAMILIES.values() if family is None else (FAMILIES[family],):
         written, problems = _write(config, candidate)
         if not problems:
             return written
-        if closest is None or len(problems) < len(closest):
-            closest, nearest = problems, candidate.name
+        # What could not be written at all hides what else would be lost.
+        lost = len(problems) if written else HIDDEN
+        if lost < fewest:
+            fewest, closest, nearest = lost, problems, candidate.name
     raise ValueError(
         f"no published family can express this config; the nearest, {nearest}, fails: "
-        f"{'; '.join(closest or ())}"
+        f"{'; '.join(closest)}"
         if family is None
-        else f"{family} cannot express this config: {'; '.join(closest or ())}"
+        else f"{family} cannot express this config: {'; '.join(closest)}"
     )
 
 
@@ -119,8 +128,12 @@ def _write(config: ModelConfig, family: Family) -> tuple[dict[str, Any], list[st
 def _meaning(config: ModelConfig) -> dict[str, Any]:
     """A config reduced to what the model computes, so that two ways of saying it compare equal."""
     meaning = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    for name in (*ASIDE, "window", "global_every", "rope", "rope_local", "attention_scale"):
+    apart = ("window", "global_every", "rope", "rope_local", "attention_scale", "experts")
+    for name in (*ASIDE, *apart):
         del meaning[name]
+    meaning |= _experts_meaning(config)
+    if config.n_sparse_layers == config.n_layers and not config.experts.dense_branch:
+        del meaning["d_ff"]  # no layer has a dense network
     meaning["score_scale"] = config.score_scale
     meaning["windows"] = config.windows
     if set(config.windows) == {None}:
@@ -138,6 +151,20 @@ def _meaning(config: ModelConfig) -> dict[str, Any]:
             if window in config.windows
         }
     return meaning
+
+
+def _experts_meaning(config: ModelConfig) -> dict[str, Any]:
+    experts = config.experts
+    if experts is None:
+        return {"experts": None}
+    meaning = {f.name: getattr(experts, f.name) for f in dataclasses.fields(experts)}
+    for name in ASIDE_EXPERTS:
+        del meaning[name]
+    meaning |= {"layers": tuple(sparse_layers(config)), "d_ff": config.expert_width}
+    if experts.n_active_groups == experts.n_groups:  # no group is left out
+        for name in ("n_groups", "n_active_groups", "group_score"):
+            meaning.pop(name, None)
+    return {f"experts {name}": value for name, value in meaning.items()}
 
 
 def _rope_meaning(rope: Rope) -> dict[str, Any]:

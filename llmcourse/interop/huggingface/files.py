@@ -1,8 +1,10 @@
 """A folder of safetensors files: one, or shards with an index. Read without loading.
 
 Taught in Part 3. Names, shapes and number formats stand in each file's header, so that everything
-can be checked before the first number is read. Tensors are then read one at a time; a file is
-opened anew for each, because the mapped pages of an open file count as this program's memory.
+can be checked before the first number is read. Tensors are then read one at a time. The pages of an
+open file that were read count as this program's memory, so a file is opened anew after a few
+megabytes; not after every tensor, because opening parses the whole header, and a model with experts
+has thousands of small tensors in it.
 
 Nothing is unpickled: a safetensors file holds numbers and names and cannot run code.
 """
@@ -30,6 +32,9 @@ FLOATS = {
 }
 
 
+KEPT_BYTES = 8_000_000  # read before a file is opened anew
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor in a folder."""
@@ -39,10 +44,24 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str  # as the header writes it: F32, BF16, I8 ...
 
-    def read(self) -> torch.Tensor:
+
+class TensorFiles:
+    """Reads tensors; holds one file open at a time, and not for long."""
+
+    def __init__(self) -> None:
+        self.file: Path | None = None
+        self.handle: Any = None
+        self.n_bytes = 0  # read since it was opened
+
+    def read(self, entry: Entry) -> torch.Tensor:
         """The numbers, as a view of the mapped file: copy them and let go."""
-        with safe_open(self.file, framework="pt") as handle:
-            return handle.get_tensor(self.name)
+        if entry.file != self.file or self.n_bytes > KEPT_BYTES:
+            self.handle = None  # the old one's pages first
+            self.handle = safe_open(entry.file, framework="pt")
+            self.file, self.n_bytes = entry.file, 0
+        tensor = self.handle.get_tensor(entry.name)
+        self.n_bytes += tensor.nbytes
+        return tensor
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,12 +16,9 @@ from torch import nn
 
 from llmcourse.errors import CheckpointError
 from llmcourse.interop.huggingface.config import read_config
-from llmcourse.interop.huggingface.families import Family
-from llmcourse.interop.huggingface.files import FLOATS, Entry, read_json, some, tensors_of
-from llmcourse.interop.huggingface.weights import Rule
-from llmcourse.model import ModelConfig, Transformer
-
-HEAD, EMBEDDING = "lm_head.weight", "embedding.weight"
+from llmcourse.interop.huggingface.files import FLOATS, TensorFiles, read_json
+from llmcourse.interop.huggingface.match import matched
+from llmcourse.model import Transformer
 
 
 def load_huggingface(
@@ -35,7 +32,7 @@ def load_huggingface(
     Args:
         path: a local folder, as `save_pretrained` of transformers or `save_huggingface` writes it.
         dtype: of the parameters: float64, float32, bfloat16 or float16. The file's own dtype may be
-            another one.
+            another one. A selection bias of experts stays float32.
         device: where the model is made.
         overrides: fields of `ModelConfig` to replace, for example `attention="flash"`.
 
@@ -62,88 +59,21 @@ def load_huggingface(
     rules = family.rules(config, values)
     with torch.device("meta"):
         model = Transformer(config)  # shapes only: the numbers come from the files
-    entries = _matched(folder, family, config, rules, model)
+    rules, entries = matched(folder, family, config, rules, model)
     _allocate(model, dtype, torch.device(device))
-    parameters = dict(model.named_parameters())
+    parameters, files = dict(model.named_parameters()), TensorFiles()
     with torch.no_grad():
         for rule in rules:
-            rule.fill(parameters[rule.name], lambda name: entries[name].read())
+            rule.fill(parameters[rule.name], lambda name: files.read(entries[name]))
     return model.eval()
-
-
-def _matched(
-    folder: Path, family: Family, config: ModelConfig, rules: list[Rule], model: Transformer
-) -> dict[str, Entry]:
-    """The folder's tensors by the names the rules use, all of them as they should be."""
-    ours = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    wanted = {piece.name: piece.shape(ours[rule.name]) for rule in rules for piece in rule.pieces}
-    found: dict[str, Entry] = {}
-    extra: list[str] = []
-    for name, entry in tensors_of(folder).items():
-        if name.endswith(family.computed):
-            continue  # computed from the config, not learned: some old files hold it
-        # A body that was saved without its head lacks the prefix.
-        full = name if name in wanted or name == HEAD else family.prefix + name
-        if full in found:
-            raise CheckpointError(f"{folder} holds {full} twice, with and without its prefix")
-        if full in wanted or full == HEAD:
-            found[full] = entry
-        else:
-            extra.append(name)
-    tied = found.pop(HEAD, None) if HEAD not in wanted else None
-    problems = _problems(config, wanted, found, extra)
-    if problems:
-        raise CheckpointError(f"the weights in {folder} do not fit: {'; '.join(problems)}")
-    if tied is not None:
-        _check_tied(folder, tied, found[_source(rules, EMBEDDING)])
-    return found
-
-
-def _problems(
-    config: ModelConfig,
-    wanted: dict[str, tuple[int, ...]],
-    found: dict[str, Entry],
-    extra: list[str],
-) -> list[str]:
-    problems = []
-    missing = sorted(wanted.keys() - found.keys())
-    if missing:
-        hint = " (is the embedding tied? the config says it is not)" if HEAD in missing else ""
-        problems.append(f"missing {some(missing)}{hint}")
-    if extra:
-        bias = any(name.endswith(".bias") for name in extra) and not config.attention_bias
-        hint = " (the config says there are no such biases)" if bias else ""
-        problems.append(f"unexpected {some(sorted(extra))}{hint}")
-    for name in sorted(wanted.keys() & found.keys()):
-        entry = found[name]
-        if entry.dtype not in FLOATS:
-            problems.append(
-                f"{name} is stored as {entry.dtype}; only {', '.join(FLOATS)} are read, "
-                f"quantised weights are not"
-            )
-        elif entry.shape != wanted[name]:
-            problems.append(f"{name} has shape {entry.shape}, expected {wanted[name]}")
-    return problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
-
-
-def _source(rules: list[Rule], name: str) -> str:
-    return next(rule.pieces[0].name for rule in rules if rule.name == name)
-
-
-def _check_tied(folder: Path, head: Entry, embedding: Entry) -> None:
-    """A tied head may be stored as well, if it is what it should be."""
-    same = head.shape == embedding.shape and head.dtype == embedding.dtype
-    if not same or not torch.equal(head.read(), embedding.read()):
-        raise CheckpointError(
-            f"the weights in {folder} do not fit: the config ties the head to the embedding, "
-            f"but {HEAD} is stored and differs from {embedding.name}"
-        )
 
 
 def _allocate(model: Transformer, dtype: torch.dtype, device: torch.device) -> None:
     """Give every parameter of a model on the meta device memory of its own, not yet filled."""
     for module in model.modules():
+        wide = getattr(module, "keeps_float32", ())
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                memory = torch.empty(parameter.shape, dtype=dtype, device=device)
-                module._parameters[name] = nn.Parameter(memory)
+                kept = torch.float32 if name in wide else dtype
+                memory = torch.empty(parameter.shape, dtype=kept, device=device)
+                module._parameters[name] = nn.Parameter(memory, parameter.requires_grad)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llmcourse.files import atomic_write
 from llmcourse.interop.huggingface.config import config_to_huggingface
 from llmcourse.interop.huggingface.families import FAMILIES
 from llmcourse.interop.huggingface.files import FLOATS, INDEX, SINGLE
-from llmcourse.interop.huggingface.weights import Rule
+from llmcourse.interop.huggingface.weights import Piece, Rule, wide_names
 from llmcourse.model import Transformer
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -61,7 +62,7 @@ def save_huggingface(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder; choose another or remove it")
     values = config_to_huggingface(model.config, family)
-    dtypes = {p.dtype for p in model.parameters()}
+    dtypes = {p.dtype for name, p in model.named_parameters() if name not in wide_names(model)}
     if len(dtypes) != 1 or not dtypes <= set(FLOATS.values()):
         shown = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"all parameters must share one floating dtype, got {shown}")
@@ -87,23 +88,21 @@ def save_huggingface(
 
 def _write_weights(folder: Path, model: Transformer, rules: list[Rule], most: int) -> None:
     parameters = dict(model.named_parameters())
-    shards: list[list[Rule]] = [[]]
+    shards: list[list[tuple[Piece, Tensor]]] = [[]]
     filled = total = 0
     for rule in rules:
-        n_bytes = parameters[rule.name].nbytes
-        if shards[-1] and filled + n_bytes > most:
-            shards.append([])
-            filled = 0
-        shards[-1].append(rule)
-        filled, total = filled + n_bytes, total + n_bytes
+        for piece, rows in rule.blocks(parameters[rule.name].detach()):
+            if shards[-1] and filled + rows.nbytes > most:
+                shards.append([])
+                filled = 0
+            shards[-1].append((piece, rows))
+            filled, total = filled + rows.nbytes, total + rows.nbytes
     placed: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = SINGLE
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for rule in shard:
-            tensors |= rule.split(parameters[rule.name].detach().cpu())
+        tensors = {piece.name: piece.published(rows.cpu()) for piece, rows in shard}
         # A piece that lies in the parameter as it is published is a view: it must own its memory.
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         save_file(tensors, folder / name, metadata={"format": "pt"})

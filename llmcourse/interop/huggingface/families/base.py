@@ -1,6 +1,7 @@
 """What a family of published models is: its config both ways, and where its tensors go.
 
-`decoder_rules` covers every family here but GPT-2: since Llama they share their tensors' names.
+`decoder_rules` covers every family here but GPT-2 and DeepSeek: since Llama they share their
+tensors' names. What experts add is in experts.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Family:
     rules: Callable[[ModelConfig, dict[str, Any]], list[Rule]]  # and the published config
     prefix: str = "model."  # may be left out when the body was saved without its head
     computed: tuple[str, ...] = ("rotary_emb.inv_freq",)  # ends of names that hold no weights
+    aliases: tuple[tuple[str, str], ...] = ()  # parts of names in some folders, and the usual ones
 
 
 def read_body(reader: Reader, *, eps: float, tied: bool, act: str = "hidden_act") -> dict[str, Any]:
@@ -94,9 +96,15 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
     return {"sliding_window": config.window, "layer_types": layer_types(config.windows)}
 
 
-def decoder_rules(config: ModelConfig, values: dict[str, Any]) -> list[Rule]:
-    """Where the tensors of a Llama-like model go."""
+FeedForwardRules = Callable[[ModelConfig, int], list[Rule]]
+
+
+def decoder_rules(
+    config: ModelConfig, values: dict[str, Any], feed_forward: FeedForwardRules | None = None
+) -> list[Rule]:
+    """Where the tensors of a Llama-like model go; `feed_forward` says it for a layer's network."""
     del values
+    feed_forward = feed_forward or feed_forward_rules
     c, h, g, d = config.d_model, config.n_heads, config.n_kv_heads, config.d_head
     rules = outer_rules(config)
     for i in range(config.n_layers):
@@ -116,7 +124,7 @@ def decoder_rules(config: ModelConfig, values: dict[str, Any]) -> list[Rule]:
             for name, heads in (("q_norm", h), ("k_norm", g)):
                 rows = d if per_head else heads * d
                 rules.append(one(f"{ours}{name}.weight", f"{theirs}{name}.weight", rows))
-        rules += norm_rules(config, i) + feed_forward_rules(config, i)
+        rules += norm_rules(config, i) + feed_forward(config, i)
     return rules
 
 

@@ -1,5 +1,7 @@
-"""DeepSeek V2 and V3: latent attention. Their experts come in Part 5; until then all layers must
-be dense, which the config says by `first_k_dense_replace` at least as large as the layers.
+"""DeepSeek V2 and V3: latent attention, and after some dense layers experts.
+
+Configs are read as transformers computes with them: V3's modules that predict the token after next
+are left aside. The experts' keys are in deepseek_experts.py.
 
 Sources: DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437.
 """
@@ -11,47 +13,59 @@ from typing import Any
 
 from llmcourse.interop.huggingface.families.base import (
     Family,
-    feed_forward_rules,
     linear_rules,
     norm_rules,
     outer_rules,
     read_body,
     write_body,
 )
+from llmcourse.interop.huggingface.families.deepseek_experts import KEYS as EXPERT_KEYS
+from llmcourse.interop.huggingface.families.deepseek_experts import (
+    read_v2_experts,
+    read_v3_experts,
+    write_v2_experts,
+    write_v3_experts,
+)
+from llmcourse.interop.huggingface.families.experts import network_rules, sparse_layers
 from llmcourse.interop.huggingface.reader import Reader, dropout
 from llmcourse.interop.huggingface.rope import magnitude, published_parameters, read_rope
 from llmcourse.interop.huggingface.weights import Rule, neighbours_apart, one
 from llmcourse.model.config import Latent, ModelConfig
 
-# What only the experts, training or the prediction of several tokens use.
-_EXPERTS = """
-    aux_loss_alpha ep_size moe_intermediate_size moe_layer_freq n_group n_routed_experts
-    n_shared_experts norm_topk_prob num_experts_per_tok num_nextn_predict_layers
-    output_router_logits routed_scaling_factor router_aux_loss_coef scoring_func seq_aux topk_group
-    topk_method
-"""
+# What training in another program, or the prediction of several tokens, uses.
+_OTHERS = ("ep_size", "num_nextn_predict_layers", "num_mtp_layers", "output_router_logits")
+_OTHERS += ("router_aux_loss_coef",)
 
 
 def read_v2(reader: Reader) -> dict[str, Any]:
     bias = reader.flag("mlp_bias", False)
-    return _read(reader, dense_default=0) | {"feed_forward_bias": bias}
+    fields = _read(reader, dense_default=0) | {"feed_forward_bias": bias}
+    layers = fields.pop("sparse")
+    if not layers:
+        return fields
+    if bias:
+        raise ValueError("mlp_bias=True is not supported with experts, which have no biases there")
+    return fields | {"experts": read_v2_experts(reader, layers, fields["n_layers"])}
 
 
 def read_v3(reader: Reader) -> dict[str, Any]:
     reader.flag("rope_interleave", True)  # `rules` reads it: it orders rows
-    return _read(reader, dense_default=3)
+    fields = _read(reader, dense_default=3)
+    layers = fields.pop("sparse")
+    if not layers:
+        return fields
+    return fields | {"experts": read_v3_experts(reader, layers, fields["n_layers"])}
 
 
 def _read(reader: Reader, dense_default: int) -> dict[str, Any]:
     fields = read_body(reader, eps=1e-6, tied=False)
     layers, heads = fields["n_layers"], fields["n_heads"]
     dense = reader.take("first_k_dense_replace", dense_default)
-    if dense is None or dense < layers:
-        raise ValueError(
-            f"first_k_dense_replace={dense} of {layers} layers: the layers after them are mixtures "
-            f"of experts, which are not supported yet; all layers must be dense"
-        )
-    reader.ignore(*_EXPERTS.split())
+    if isinstance(dense, bool) or not isinstance(dense, int) or dense < 0:
+        raise ValueError(f"first_k_dense_replace={dense!r} must be a whole number of at least 0")
+    if dense >= layers:
+        reader.ignore(*EXPERT_KEYS.split())
+    reader.ignore(*_OTHERS)
     reader.expect("num_key_value_heads", heads, None, why="every head has keys of its own")
     if fields["norm_eps"] != 1e-6:
         raise ValueError(
@@ -82,23 +96,31 @@ def _read(reader: Reader, dense_default: int) -> dict[str, Any]:
         "attention_scale": scale,
         "attention_bias": reader.flag("attention_bias", False),
         "dropout": dropout(reader, "attention_dropout"),
+        "sparse": list(range(dense, layers)),
     }
 
 
 def write_v2(config: ModelConfig) -> dict[str, Any]:
-    return _write(config) | {"mlp_bias": config.feed_forward_bias}
+    written = _write(config) | {"mlp_bias": config.feed_forward_bias}
+    if config.experts is None:
+        return written
+    return written | write_v2_experts(config.experts, config.expert_width)
 
 
 def write_v3(config: ModelConfig) -> dict[str, Any]:
-    return _write(config) | {"rope_interleave": True, "num_nextn_predict_layers": 0}
+    written = _write(config) | {"rope_interleave": True, "num_nextn_predict_layers": 0}
+    if config.experts is None:
+        return written
+    return written | write_v3_experts(config.experts, config.expert_width)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     latent = config.latent
     if latent is None:
         raise ValueError("it has no latent attention")
+    sparse = sparse_layers(config)
     written = write_body(config) | {
-        "first_k_dense_replace": config.n_layers,
+        "first_k_dense_replace": sparse[0] if sparse else config.n_layers,
         "kv_lora_rank": latent.d_latent,
         "q_lora_rank": latent.d_query_latent,
         "qk_nope_head_dim": latent.d_nope,
@@ -116,7 +138,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def rules(config: ModelConfig, values: dict[str, Any]) -> list[Rule]:
-    """Where the tensors of latent attention go; rotary rows are reordered where they interleave."""
+    """Where the tensors go; rotary rows are reordered where they interleave."""
     latent, h = config.latent, config.n_heads
     interleaved = values["model_type"] == "deepseek_v2" or values.get("rope_interleave", True)
     width = h * (latent.d_nope + latent.d_rope)
@@ -125,7 +147,7 @@ def rules(config: ModelConfig, values: dict[str, Any]) -> list[Rule]:
         queries = neighbours_apart(h, latent.d_nope, latent.d_rope)
         keys = neighbours_apart(1, latent.d_latent, latent.d_rope)
     kinds = ("weight", "bias") if config.attention_bias else ("weight",)
-    found = outer_rules(config)
+    found, network = outer_rules(config), network_rules()
     for i in range(config.n_layers):
         ours, theirs = f"blocks.{i}.attention.", f"model.layers.{i}.self_attn."
         if latent.d_query_latent is None:
@@ -148,7 +170,7 @@ def rules(config: ModelConfig, values: dict[str, Any]) -> list[Rule]:
         found += linear_rules(
             f"{ours}out", f"{theirs}o_proj", config.d_model, config.attention_out_bias
         )
-        found += norm_rules(config, i) + feed_forward_rules(config, i)
+        found += norm_rules(config, i) + network(config, i)
     return found
 
 

@@ -46,16 +46,22 @@ def write_llama(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def read_mistral(reader: Reader) -> dict[str, Any]:
-    window = reader.whole("sliding_window", None) if "sliding_window" in reader.values else 4096
+def read_one_window(reader: Reader, window: int | None) -> dict[str, Any]:
+    """The same window in every layer, or none."""
     kinds = reader.take("layer_types", None)
     every = "full_attention" if window is None else "sliding_attention"
     if kinds is not None and set(kinds) != {every}:
         raise ValueError(
-            f"layer_types={kinds!r} contradicts sliding_window={window}: in a mistral model every "
-            f"layer has the window or none has"
+            f"layer_types={kinds!r} contradicts sliding_window={window}: in a {reader.family} "
+            f"model every layer has the window or none has"
         )
-    return _body(reader, groups=8) | {"attention_bias": False, "window": window}
+    return {"window": window}
+
+
+def read_mistral(reader: Reader) -> dict[str, Any]:
+    window = reader.whole("sliding_window", None) if "sliding_window" in reader.values else 4096
+    fields = read_one_window(reader, window)
+    return _body(reader, groups=8) | {"attention_bias": False} | fields
 
 
 def write_mistral(config: ModelConfig) -> dict[str, Any]:
