@@ -629,7 +629,7 @@ def test_what_a_notebook_compares_is_stable(
         "SamplingPlayground(256 tokens)",
         "LiveCurve(7 steps)",
         "RotaryExplorer(trained on 1024 tokens)",
-        "CacheCalculator(4 models)",
+        "CacheCalculator(first plain)",
         "FlashStepper(up to 32 tokens)",
     ]
     assert capsys.readouterr() == ("", "")
