@@ -102,12 +102,7 @@ def route(
                 model(row[None].to(device))
             if not routings:
                 raise ValueError("the model has no sparse layer; nothing in it is routed")
-            tables = []
-            for routing in routings:
-                table = torch.zeros(routing.scores.shape, dtype=torch.bool)
-                who, where = (part.cpu() for part in routing.wanted())
-                table[who, where] = True
-                tables.append(table[skip:])
+            tables = [routing.wanted_table().cpu()[skip:] for routing in routings]
             chosen.append(torch.stack(tables))
             ids.append(row[skip:])
             classes.append(torch.as_tensor(kinds, dtype=torch.int64)[skip:])

@@ -230,10 +230,7 @@ def specialists(text: World, model: Transformer) -> dict[str, Any]:
         with record_routing(model) as routings:
             model(row.inputs, row.real)
         real = row.real.reshape(-1)
-        tables = [torch.zeros(routing.scores.shape, dtype=torch.bool) for routing in routings]
-        for table, routing in zip(tables, routings, strict=True):
-            table[routing.wanted()] = True
-        chosen.append(torch.stack(tables)[:, real])
+        chosen.append(torch.stack([routing.wanted_table() for routing in routings])[:, real])
         ids.append(row.inputs.reshape(-1)[real])
         classes.append(row.classes.reshape(-1)[real])
         corpus.append(row.corpora[:, None].expand_as(row.inputs).reshape(-1)[real])

@@ -177,9 +177,14 @@ class ModelConfig:
         return self.experts is not None and self.experts.is_sparse(layer)
 
     @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """The layers that are mixtures of experts."""
+        return tuple(layer for layer in range(self.n_layers) if self.is_sparse(layer))
+
+    @property
     def n_sparse_layers(self) -> int:
-        """How many layers are mixtures of experts."""
-        return sum(self.is_sparse(layer) for layer in range(self.n_layers))
+        """How many these are."""
+        return len(self.sparse_layers)
 
     @property
     def expert_width(self) -> int:

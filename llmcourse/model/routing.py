@@ -85,6 +85,12 @@ class Routing:
         counted = self.mask(mask)[tokens]
         return tokens[counted], experts[counted]
 
+    def wanted_table(self) -> Tensor:
+        """(N, E) bool: which experts wanted each token, the dropped assignments included."""
+        table = torch.zeros_like(self.scores, dtype=torch.bool)
+        table[self.wanted()] = True
+        return table
+
     def probabilities(self) -> Tensor:
         """(N, E) scores that sum to 1 for each token: softmax scores as they are."""
         # Sigmoids of a token may all underflow to 0: then its probabilities are 0, not NaN.

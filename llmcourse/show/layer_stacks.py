@@ -40,7 +40,7 @@ def layer_runs(config: ModelConfig) -> list[LayerRun]:
     """The stack as runs of equal layers, first layer first; a short one layer by layer."""
     runs: list[LayerRun] = []
     for layer in range(config.n_layers):
-        sparse = config.experts is not None and config.experts.is_sparse(layer)
+        sparse = config.is_sparse(layer)
         if config.n_layers > SINGLE and runs and runs[-1].sparse == sparse:
             runs[-1] = runs[-1]._replace(last=layer)
         else:

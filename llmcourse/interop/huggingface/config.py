@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 from llmcourse.interop.huggingface.families import FAMILIES, Family
-from llmcourse.interop.huggingface.families.experts import sparse_layers
 from llmcourse.interop.huggingface.reader import Reader
 from llmcourse.model.config import ModelConfig
 from llmcourse.model.rotary import Rope
@@ -160,7 +159,7 @@ def _experts_meaning(config: ModelConfig) -> dict[str, Any]:
     meaning = {f.name: getattr(experts, f.name) for f in dataclasses.fields(experts)}
     for name in ASIDE_EXPERTS:
         del meaning[name]
-    meaning |= {"layers": tuple(sparse_layers(config)), "d_ff": config.expert_width}
+    meaning |= {"layers": config.sparse_layers, "d_ff": config.expert_width}
     if experts.n_active_groups == experts.n_groups:  # no group is left out
         for name in ("n_groups", "n_active_groups", "group_score"):
             meaning.pop(name, None)

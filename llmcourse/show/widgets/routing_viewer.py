@@ -71,7 +71,7 @@ def checked_models(models: Any) -> dict[float, Any]:
                 f"the model of balance weight {weight:g} has no sparse layers; there is no routing "
                 "to show"
             )
-        sparse = tuple(n for n in range(config.n_layers) if config.is_sparse(n))
+        sparse = config.sparse_layers
         shapes[weight] = (sparse, config.experts.n_experts, config.vocab_size)
     if len(set(shapes.values())) > 1:
         told = "; ".join(
@@ -103,7 +103,7 @@ class RoutingViewer(ipywidgets.VBox):
     ) -> None:
         self._models, self._tokenizer = checked_models(models), tokenizer
         config = next(iter(self._models.values())).config
-        numbers = [n for n in range(config.n_layers) if config.is_sparse(n)]
+        numbers = list(config.sparse_layers)
         weights = list(self._models)
         layer = numbers[0] if layer is None else layer
         balance = weights[-1] if balance is None else balance

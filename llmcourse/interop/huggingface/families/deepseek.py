@@ -26,7 +26,7 @@ from llmcourse.interop.huggingface.families.deepseek_experts import (
     write_v2_experts,
     write_v3_experts,
 )
-from llmcourse.interop.huggingface.families.experts import network_rules, sparse_layers
+from llmcourse.interop.huggingface.families.experts import network_rules
 from llmcourse.interop.huggingface.reader import Reader, dropout
 from llmcourse.interop.huggingface.rope import magnitude, published_parameters, read_rope
 from llmcourse.interop.huggingface.weights import Rule, neighbours_apart, one
@@ -118,7 +118,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     latent = config.latent
     if latent is None:
         raise ValueError("it has no latent attention")
-    sparse = sparse_layers(config)
+    sparse = config.sparse_layers
     written = write_body(config) | {
         "first_k_dense_replace": sparse[0] if sparse else config.n_layers,
         "kv_lora_rank": latent.d_latent,

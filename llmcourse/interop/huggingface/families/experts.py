@@ -82,11 +82,6 @@ def sparse_or_none(layers: list[int], n_layers: int) -> tuple[int, ...] | None:
     return None if len(layers) == n_layers else tuple(layers)
 
 
-def sparse_layers(config: ModelConfig) -> list[int]:
-    """Numbers of the layers that have experts."""
-    return [i for i in range(config.n_layers) if config.is_sparse(i)]
-
-
 def network_rules(block: str = "mlp", names: tuple[str, str, str] = USUAL) -> Callable:
     """Rules of a layer's feed-forward network, sparse or dense.
 

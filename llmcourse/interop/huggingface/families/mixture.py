@@ -22,7 +22,6 @@ from llmcourse.interop.huggingface.families.experts import (
     network_rules,
     read_balance,
     read_count,
-    sparse_layers,
     sparse_or_none,
     write_balance,
 )
@@ -111,7 +110,7 @@ def _qwen_experts(reader: Reader, n_layers: int) -> dict[str, Any] | None:
 
 def write_qwen3_moe(config: ModelConfig) -> dict[str, Any]:
     experts = experts_of(config)
-    sparse = sparse_layers(config)
+    sparse = config.sparse_layers
     return _write(config) | {
         "num_experts": experts.n_experts,
         "moe_intermediate_size": config.expert_width,
